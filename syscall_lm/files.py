@@ -1,0 +1,45 @@
+"""Outputs that appear under their name only when they are complete."""
+
+import contextlib
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator
+
+from syscall_lm.errors import SyscallLMError
+
+
+@contextlib.contextmanager
+def complete_file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+    """Yields a temporary path beside `path`; renames it to `path` if the block succeeds, removes it otherwise.
+
+    Raises:
+      SyscallLMError: the folder cannot be written, or the disk is full.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        raise SyscallLMError(f"{path}: is a folder, but a file is to be written there")
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(descriptor)
+        temporary = pathlib.Path(name)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; outputs get the user's usual mode
+        os.replace(temporary, path)
+    except OSError as error:
+        raise SyscallLMError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes `text` to `path` as UTF-8, completely or not at all."""
+    with complete_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,215 @@
+"""TraceArchive: traces in one Parquet file that explains itself.
+
+Columns: see `SCHEMA`; `calls` is a list of uint16 ids. The schema's metadata holds, under `syscall_lm`, a JSON object
+with the vocabulary (names, origin, hash), the reader's counters and the numbering of the calls where a format has
+several. Files are read and written a row group at a time.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from syscall_lm import files
+from syscall_lm.errors import SyscallLMError
+from syscall_lm.traces.trace import Sequences, Trace
+from syscall_lm.traces.vocabulary import Vocabulary
+
+METADATA_KEY = b"syscall_lm"
+VERSION = 1
+CALLS_PER_GROUP = 2**20
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("pid", pa.int64()),
+        ("command", pa.string()),
+        ("host", pa.string()),
+        ("start_time", pa.float64()),
+        ("label", pa.string()),
+        ("family", pa.string()),
+        ("split", pa.string()),
+        ("calls", pa.list_(pa.uint16())),
+    ]
+)
+_INFO_COLUMNS = [name for name in SCHEMA.names if name != "calls"]
+
+
+class TraceArchiveWriter:
+    """Writes traces to `path`, which appears only when the `with` block ends without an error.
+
+    `metadata` (JSON values: counters, numbering, ...) may be filled until the block ends.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], vocabulary: Vocabulary):
+        self._complete = files.complete_file(path)
+        self._vocabulary = vocabulary
+        self._traces: list[Trace] = []
+        self._buffered_calls = 0
+        self.metadata: dict[str, Any] = {}
+        self.num_traces = 0
+        self.num_calls = 0
+
+    def __enter__(self) -> "TraceArchiveWriter":
+        self._temporary = self._complete.__enter__()
+        self._writer = pq.ParquetWriter(self._temporary, SCHEMA, compression="zstd")
+        return self
+
+    def write(self, trace: Trace) -> None:
+        """Adds one trace; an empty one is an error of the caller."""
+        if len(trace.calls) == 0:
+            raise SyscallLMError(f"trace {trace.id!r} has no calls")
+        if trace.calls.max() > self._vocabulary.unk:
+            raise SyscallLMError(f"trace {trace.id!r} holds call id {trace.calls.max()}, outside its vocabulary")
+        self._traces.append(trace)
+        self._buffered_calls += len(trace.calls)
+        self.num_traces += 1
+        self.num_calls += len(trace.calls)
+        if self._buffered_calls >= CALLS_PER_GROUP or len(self._traces) >= 2**16:
+            self._flush()
+
+    def _flush(self) -> None:
+        sequences = Sequences.from_list(trace.calls for trace in self._traces)
+        calls = pa.ListArray.from_arrays(pa.array(sequences.offsets.astype(np.int32)), pa.array(sequences.calls))
+        columns = [pa.array([getattr(t, name) for t in self._traces], SCHEMA.field(name).type) for name in _INFO_COLUMNS]
+        self._writer.write_table(pa.Table.from_arrays([*columns, calls], schema=SCHEMA))
+        self._traces, self._buffered_calls = [], 0
+
+    def __exit__(self, *exception: Any) -> bool | None:
+        try:
+            if exception[0] is None:
+                if self._traces:
+                    self._flush()
+                self._writer.add_key_value_metadata({METADATA_KEY.decode(): json.dumps(self._header())})
+            self._writer.close()
+        except BaseException as error:
+            self._complete.__exit__(type(error), error, error.__traceback__)
+            raise
+        return self._complete.__exit__(*exception)
+
+    def _header(self) -> dict[str, Any]:
+        vocabulary = self._vocabulary
+        return {
+            "version": VERSION,
+            "vocabulary": {"names": vocabulary.names, "origin": vocabulary.origin, "hash": vocabulary.hash},
+            "traces": self.num_traces,
+            "calls": self.num_calls,
+            **self.metadata,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class TraceBatch:
+    """Some traces of an archive: their calls, and the other columns as an Arrow table of N rows."""
+
+    calls: Sequences
+    info: pa.Table
+
+    def __len__(self) -> int:
+        return len(self.calls)
+
+    def column(self, name: str) -> np.ndarray:
+        """One column as an object array `[N]` (missing values are None)."""
+        return np.array(self.info[name].to_pylist() + [None], object)[:-1]  # the None keeps numpy from nesting
+
+    def take(self, indices: np.ndarray) -> "TraceBatch":
+        """The rows at `indices` (integers or a boolean mask), in that order."""
+        indices = np.asarray(indices)
+        if indices.dtype == bool:
+            indices = np.flatnonzero(indices)
+        return TraceBatch(self.calls.take(indices), self.info.take(pa.array(indices.astype(np.int64))))
+
+
+class TraceArchive:
+    """Reads an archive.
+
+    Attributes:
+      vocabulary: what its call ids mean.
+      metadata: the JSON object that was written with it (counters by reason, numbering, sources).
+      num_traces: N.
+      num_calls: the total over all traces.
+
+    Raises:
+      SyscallLMError: the file is missing, truncated, foreign, of a newer version, or contradicts itself.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = pathlib.Path(path)
+        if not self.path.is_file():
+            raise SyscallLMError(f"{self.path}: no such file; expected a trace archive (make one with `ingest`)")
+        try:
+            self._file = pq.ParquetFile(self.path)
+        except (pa.ArrowException, OSError) as error:
+            raise SyscallLMError(f"{self.path}: not a trace archive (Parquet), or truncated") from error
+        header = (self._file.metadata.metadata or {}).get(METADATA_KEY)
+        if header is None:
+            raise SyscallLMError(f"{self.path}: a Parquet file, but not a trace archive: it names no vocabulary")
+        if not self._file.schema_arrow.equals(SCHEMA):
+            raise SyscallLMError(f"{self.path}: a trace archive with other columns than {', '.join(SCHEMA.names)}")
+        try:
+            self.metadata: dict[str, Any] = json.loads(header)
+            version = self.metadata["version"]
+            vocabulary = self.metadata["vocabulary"]
+            names = [name for name in vocabulary["names"] if isinstance(name, str)]
+            self.vocabulary = Vocabulary(tuple(names), str(vocabulary["origin"]))
+            intact = self.vocabulary.hash == vocabulary["hash"]
+            self.num_calls = int(self.metadata["calls"])
+        except (ValueError, KeyError, TypeError, UnicodeDecodeError, RecursionError) as error:
+            raise SyscallLMError(f"{self.path}: its header is damaged ({str(error)[:80]})") from error
+        if version != VERSION:
+            raise SyscallLMError(f"{self.path}: archive version {version!r}; this program reads version {VERSION}")
+        if not intact:
+            raise SyscallLMError(f"{self.path}: its call names do not match their hash; the header is damaged")
+        self.num_traces: int = self._file.metadata.num_rows
+        if self.num_traces == 0:
+            raise SyscallLMError(f"{self.path}: an archive without traces")
+
+    def batches(self, max_calls: int = CALLS_PER_GROUP) -> Iterator[TraceBatch]:
+        """Streams the archive in order, a batch at a time: at least one trace, at most about `max_calls` calls."""
+        table = None
+        for group in range(self._file.num_row_groups):
+            table = self._read_group(group) if table is None else pa.concat_tables([table, self._read_group(group)])
+            lengths = self._lengths(table)
+            start = 0
+            while len(lengths) - start > 0:
+                ends = np.cumsum(lengths[start:])
+                rows = max(1, int(np.searchsorted(ends, max_calls, side="right")))
+                if rows >= len(lengths) - start and group + 1 < self._file.num_row_groups:
+                    break  # the next row group may still fit into this batch
+                yield self._batch(table.slice(start, rows))
+                start += rows
+            table = table.slice(start) if start < len(lengths) else None
+
+    def read(self) -> TraceBatch:
+        """The whole archive as one batch."""
+        return self._batch(pa.concat_tables([self._read_group(g) for g in range(self._file.num_row_groups)]))
+
+    def _read_group(self, group: int) -> pa.Table:
+        try:
+            return self._file.read_row_group(group)
+        except (pa.ArrowException, OSError) as error:
+            raise SyscallLMError(f"{self.path}: damaged or truncated in row group {group}") from error
+
+    @staticmethod
+    def _lengths(table: pa.Table) -> np.ndarray:
+        offsets = [np.diff(chunk.offsets.to_numpy()) for chunk in table["calls"].chunks]
+        return np.concatenate([np.zeros(0, np.int64), *offsets])
+
+    def _batch(self, table: pa.Table) -> TraceBatch:
+        column = table["calls"].combine_chunks()
+        column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+        offsets = column.offsets.to_numpy().astype(np.int64)
+        calls = column.values.slice(offsets[0], offsets[-1] - offsets[0])
+        if column.null_count or calls.null_count or (np.diff(offsets) == 0).any():
+            raise SyscallLMError(f"{self.path}: holds a trace without calls; an archive never does")
+        calls = calls.to_numpy()
+        if calls.max(initial=0) > self.vocabulary.unk:
+            raise SyscallLMError(f"{self.path}: holds call id {calls.max()}, outside its vocabulary")
+        return TraceBatch(Sequences(calls, offsets - offsets[0]), table.drop_columns(["calls"]))

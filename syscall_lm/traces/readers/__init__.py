@@ -1,0 +1,106 @@
+"""Readers: one module a format. A module placed in this package is found by itself; nothing else needs a change.
+
+A reader module defines:
+
+  DESCRIPTION: str                      one line for `--help`.
+  recognises(name, head) -> bool        whether a file called `name` that starts with the bytes `head` is of this format.
+  vocabulary(options) -> Vocabulary     what the ids of its traces mean.
+  read(source, vocabulary, options, counters) -> Iterator[Trace]
+
+`read` gets one `Source` (a name and a binary stream, already decompressed), streams it, and fills `counters`. It never
+stops for one bad line, never trusts a length, and raises only `SyscallLMError`.
+"""
+
+import collections
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+from syscall_lm.errors import SyscallLMError
+
+MAX_UNKNOWN_NAMES = 1000  # distinct unknown names that are counted by name; the rest are counted together
+
+
+@dataclasses.dataclass
+class Counters:
+    """What a reader saw.
+
+    Attributes:
+      lines: lines (or records) read.
+      calls: calls that became part of a trace.
+      traces: traces made.
+      skipped: what was not used, by reason ("signal", "exit line", "not a call", "line too long", ...).
+      unknown: calls outside the vocabulary (they became UNK), by name.
+    """
+
+    lines: int = 0
+    calls: int = 0
+    traces: int = 0
+    skipped: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    unknown: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+
+    def count_unknown(self, name: str) -> None:
+        """Counts one call outside the vocabulary, by name as long as there are not too many names."""
+        self.unknown[name if name in self.unknown or len(self.unknown) < MAX_UNKNOWN_NAMES else "other names"] += 1
+
+    def add(self, other: "Counters") -> None:
+        """Adds another reader's counts to these."""
+        self.lines += other.lines
+        self.calls += other.calls
+        self.traces += other.traces
+        self.skipped += other.skipped
+        self.unknown += other.unknown
+
+    def to_json(self) -> dict[str, Any]:
+        """The counts as plain JSON values, the most frequent first."""
+        return {
+            **dataclasses.asdict(self),
+            "skipped": dict(self.skipped.most_common()),
+            "unknown": dict(self.unknown.most_common()),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to read; each format uses what concerns it.
+
+    Attributes:
+      abi: the ABI whose table gives the vocabulary, for formats that hold names or that ABI's numbers.
+      mapping: path of a mapping file (UNM).
+      numbering: which of a format's numberings the numbers follow (UNM: "A" or "B").
+      host: where the capture was recorded.
+      label: "normal", "attack" or empty: for sources that do not say it themselves.
+      family, split: likewise.
+    """
+
+    abi: str = "x86_64"
+    mapping: str = ""
+    numbering: str = ""
+    host: str = ""
+    label: str = ""
+    family: str = ""
+    split: str = ""
+
+
+def names() -> list[str]:
+    """The names of all formats."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def reader(name: str) -> ModuleType:
+    """The reader module of a format.
+
+    Raises:
+      SyscallLMError: there is no such format.
+    """
+    if name not in names():
+        raise SyscallLMError(f"--format={name}: no such format; known are {', '.join(names())}")
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def recognise(name: str, head: bytes) -> Iterator[str]:
+    """The formats that take a file called `name` starting with `head` for their own."""
+    return (format for format in names() if reader(format).recognises(name, head))
