@@ -1,0 +1,43 @@
+"""`syscall-lm NAME --flags`: runs the experiment NAME; without a name, lists them."""
+
+import ast
+import importlib
+import pkgutil
+import sys
+
+from syscall_lm import experiments
+from syscall_lm.experiments import command
+
+
+def main() -> None:
+    """Runs the experiment that the command line names."""
+    names = _names()
+    if len(sys.argv) < 2 or sys.argv[1] in ("--help", "-h", "help"):
+        print("usage: syscall-lm NAME --flags    (syscall-lm NAME --help explains one)\n")
+        print("\n".join(f"  {name:<{max(map(len, names))}}  {text}" for name, text in names.items()))
+        return
+    name = sys.argv[1]
+    if name not in names:
+        print(f"error: no experiment is called {name!r}; there are {', '.join(names)}", file=sys.stderr)
+        sys.exit(command.EXIT_USER_ERROR)
+    module = importlib.import_module(f"{experiments.__name__}.{name}")
+    sys.argv = [f"syscall-lm {name}", *sys.argv[2:]]
+    command.run(module.main)
+
+
+def _names() -> dict[str, str]:
+    """Experiment -> the first line of its docstring, read without importing it."""
+    found = {}
+    for module in pkgutil.iter_modules(experiments.__path__):
+        spec = module.module_finder.find_spec(module.name, None)  # type: ignore[call-arg]
+        if module.ispkg or module.name.startswith("_") or spec is None or spec.origin is None:
+            continue
+        with open(spec.origin, encoding="utf-8") as file:
+            tree = ast.parse(file.read())
+        if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body):
+            found[module.name] = (ast.get_docstring(tree) or "").split("\n")[0]
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""How every experiment starts: flags, help, and errors that are one sentence."""
+
+import os
+import sys
+from collections.abc import Callable
+
+from absl import flags
+
+from syscall_lm.errors import SyscallLMError
+
+EXIT_USER_ERROR = 2
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Parses the flags, calls `main(arguments)` and leaves the process.
+
+    `arguments` are what the command line holds besides flags. A user's mistake (`SyscallLMError`, an unknown flag or a
+    bad value) prints one sentence and exits with code 2; Ctrl-C exits with 130.
+    """
+    sys.exit(_exit_code(main, sys.argv))
+
+
+def _exit_code(main: Callable[[list[str]], None], argv: list[str]) -> int:
+    module = sys.modules[main.__module__]
+    if any(argument in ("--help", "-h", "-help") for argument in argv[1:]):
+        print(_help(module.__doc__ or "", main.__module__))
+        return 0
+    try:
+        arguments = flags.FLAGS(argv)[1:]
+        main(arguments)
+        sys.stdout.flush()
+    except flags.Error as error:
+        return _complain(str(error).replace("\n", " "))
+    except SyscallLMError as error:
+        return _complain(str(error))
+    except BrokenPipeError:  # the reader of our output (`| head`) left early
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _complain(message: str) -> int:
+    # Names from captures may hold control characters; a terminal must not obey them.
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+    print(f"error: {shown}", file=sys.stderr)
+    return EXIT_USER_ERROR
+
+
+def _help(text: str, module: str) -> str:
+    lines = [text.strip(), "", "flags:"]
+    for flag in flags.FLAGS.flags_by_module_dict().get(module, []):
+        default = "" if flag.default in (None, "", []) else f" (default: {flag.default_as_str})"
+        lines.append(f"  --{flag.name}: {flag.help}{default}")
+    return "\n".join(lines)
