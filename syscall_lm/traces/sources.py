@@ -1,0 +1,396 @@
+"""From what a user names (files, patterns, folders, standard input) to streams of plain bytes, in a fixed order.
+
+Folders, zip and tar archives are walked; gzip, bzip2, xz and zstd are recognised by their first bytes and unpacked on
+the way, one archive deep. Nothing is written to disk: a member's name is a label and never a path. Every length comes
+from outside, so what is unpacked is bounded (`Limits`).
+"""
+
+import bz2
+import collections
+import dataclasses
+import glob
+import gzip
+import lzma
+import os
+import stat
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import zstandard
+
+from syscall_lm.errors import SyscallLMError
+from syscall_lm.traces import tar_stream
+from syscall_lm.traces.readers import Counters
+
+STANDARD_INPUT = "-"
+HEAD = 2**16  # bytes by which a format is recognised
+CHUNK = 2**18
+MAX_LINE = 2**20
+
+TRUNCATED = "compressed data truncated or damaged"
+TAR_DAMAGED = "tar archive truncated or damaged"
+NESTED = "archive within an archive"
+EMPTY = "empty file"
+
+_MAGIC = {b"\x1f\x8b\x08": "gzip", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_BZIP2_BLOCKS = (b"1AY&SY", b"\x17rE8P\x90")  # the first block, or the end of an empty file
+_DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, gzip.BadGzipFile, zipfile.BadZipFile)
+_XZ_MEMORY = 2**29
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """How much may come out of compressed data.
+
+    Attributes:
+      ratio: at most this many bytes out of one byte of the file on disk, ...
+      free_bytes: ... once this many have come out.
+      member_bytes: at most this many bytes out of one compressed file or archive member.
+    """
+
+    ratio: int = 500
+    free_bytes: int = 2**26
+    member_bytes: int = 2**36
+
+
+class ByteStream:
+    """Bytes from a function, with a look ahead.
+
+    Args:
+      read: gives at most the asked number of bytes, none at the end.
+    """
+
+    def __init__(self, read: Callable[[int], bytes]):
+        self._read = read
+        self._ahead = b""
+
+    def peek(self, size: int) -> bytes:
+        """The next `size` bytes (fewer only at the end), which stay to be read."""
+        while len(self._ahead) < size and (data := self._read(size - len(self._ahead))):
+            self._ahead += data
+        return self._ahead[:size]
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes; none at the end."""
+        if self._ahead:
+            data, self._ahead = self._ahead[:size], self._ahead[size:]
+            return data
+        return self._read(size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One file or archive member.
+
+    Attributes:
+      name: for people and for ids: "runs.tar.gz!real/x.int.gz". Holds what the archive says: never use it as a path.
+      stream: its content, unpacked.
+    """
+
+    name: str
+    stream: ByteStream
+
+    @property
+    def head(self) -> bytes:
+        """The first bytes, which stay to be read."""
+        return self.stream.peek(HEAD)
+
+
+def open_sources(
+    arguments: Sequence[str], skipped: collections.Counter[str], limits: Limits | None = None
+) -> Iterator[Source]:
+    """Opens what the arguments name, one at a time; a source is to be read before the next one is asked for.
+
+    Args:
+      arguments: files, patterns (`*`, `?`, `[`, `**`), folders, "-" for standard input.
+      skipped: is filled with what was not opened or not read to its end, by reason.
+      limits: how much may come out of compressed data.
+
+    Raises:
+      SyscallLMError: a file is missing or cannot be read; a lone argument is empty, or nothing can be read of it;
+        compressed data exceeds the limits.
+    """
+    if not arguments:
+        raise SyscallLMError("no input given; expected files, folders, patterns or - for standard input")
+    limits = limits or Limits()
+    for path, given in _paths(arguments, skipped):
+        try:
+            opened = sys.stdin.buffer if path == STANDARD_INPUT else open(path, "rb", buffering=0)
+        except OSError as error:
+            raise SyscallLMError(f"{_label(path)}: cannot be read ({error.strerror})") from error
+        with opened as file:
+            lone = given and len(arguments) == 1
+            yield from _Opener(path, file, lone, skipped, limits).sources()
+
+
+def lines(stream: Any, counters: Counters, max_line: int = MAX_LINE) -> Iterator[bytes]:
+    """The lines of a stream, without their ends (`\\n` or `\\r\\n`), in bounded memory.
+
+    Args:
+      stream: has `read(size)`.
+      counters: its `lines` grows; a line longer than `max_line` bytes is counted as skipped and not yielded.
+      max_line: the longest line that is kept, in bytes.
+    """
+    size = min(CHUNK, max_line)
+    rest, too_long = b"", False
+    while chunk := stream.read(size):
+        block = (rest + chunk).split(b"\n")
+        rest = block.pop()
+        counters.lines += len(block)
+        # Only a line that began in an earlier chunk can be too long, and only the first here did.
+        if block and (too_long or len(block[0]) > max_line):
+            counters.skipped["line too long"] += 1
+            del block[0]
+            too_long = False
+        if len(rest) > max_line:
+            too_long = True
+        if too_long:
+            rest = b""
+        if b"\r" in chunk or rest.endswith(b"\r") or (block and b"\r" in block[0]):
+            block = [line.removesuffix(b"\r") for line in block]
+        yield from block
+    if too_long or rest:
+        counters.lines += 1
+        if too_long:
+            counters.skipped["line too long"] += 1
+        else:
+            yield rest.removesuffix(b"\r")
+
+
+def _paths(arguments: Sequence[str], skipped: collections.Counter[str]) -> Iterator[tuple[str, bool]]:
+    """Files to open, and whether the user named each itself."""
+    for argument in arguments:
+        if argument == STANDARD_INPUT:
+            yield argument, True
+        elif os.path.isdir(argument):
+            yield from ((path, False) for path in _walk(argument, skipped))
+        elif os.path.lexists(argument):
+            yield argument, True
+        elif glob.has_magic(argument):
+            found = sorted(glob.glob(argument, recursive=True))
+            if not found:
+                raise SyscallLMError(f"{_label(argument)}: no file matches this pattern")
+            for path in found:
+                yield from ((p, False) for p in (_walk(path, skipped) if os.path.isdir(path) else [path]))
+        else:
+            raise SyscallLMError(f"{_label(argument)}: no such file or folder")
+
+
+def _walk(folder: str, skipped: collections.Counter[str]) -> Iterator[str]:
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise SyscallLMError(f"{_label(folder)}: cannot be read ({error.strerror})") from error
+    for entry in entries:
+        if entry.is_symlink():
+            skipped["symbolic link"] += 1
+        elif entry.is_dir():
+            yield from _walk(entry.path, skipped)
+        elif entry.is_file():
+            yield entry.path
+        else:
+            skipped["neither file nor folder"] += 1
+
+
+class _Opener:
+    """Turns one file on disk into sources."""
+
+    def __init__(self, path: str, file: Any, lone: bool, skipped: collections.Counter[str], limits: Limits):
+        self._file, self._lone, self._skipped, self._limits = file, lone, skipped, limits
+        self._name = "standard input" if path == STANDARD_INPUT else _label(path)
+        self._bytes_in = 0  # read from disk
+        self._unpacked = collections.Counter[int]()  # by depth: out of the file, out of members
+
+    def sources(self) -> Iterator[Source]:
+        if self._is_folder():
+            raise SyscallLMError(f"{self._name}: is a folder")
+        raw = ByteStream(self._read_file)
+        head = raw.peek(tar_stream.BLOCK)
+        if not head:
+            self._nothing("is empty", EMPTY)
+        elif _is_zip(head):
+            yield from self._zip_members()
+        elif tar_stream.is_header(head):
+            yield from self._tar_members(raw)
+        elif (packing := _packing(head)) is None:
+            yield Source(self._name, raw)
+        else:
+            stream = self._unpack(raw, packing, self._name, depth=0)
+            head = stream.peek(tar_stream.BLOCK)
+            if not head:
+                self._nothing(f"nothing can be unpacked from it ({packing}); is it empty, truncated or damaged?", EMPTY)
+            elif tar_stream.is_header(head):
+                yield from self._tar_members(stream)
+            elif _is_zip(head) or _packing(head):
+                self._nothing("is packed twice; unpack it once yourself", NESTED)
+            else:
+                yield Source(self._name, stream)
+
+    def _is_folder(self) -> bool:
+        try:
+            return stat.S_ISDIR(os.fstat(self._file.fileno()).st_mode)
+        except (OSError, ValueError, AttributeError):
+            return False
+
+    def _nothing(self, problem: str, reason: str) -> None:
+        if self._lone:
+            raise SyscallLMError(f"{self._name}: {problem}")
+        self._skipped[reason] += 1
+
+    def _read_file(self, size: int) -> bytes:
+        try:
+            data = self._file.read(size)
+        except OSError as error:
+            raise SyscallLMError(f"{self._name}: cannot be read ({error.strerror or error})") from error
+        self._bytes_in += len(data)
+        return data
+
+    def _tar_members(self, stream: ByteStream) -> Iterator[Source]:
+        try:
+            for member in tar_stream.members(stream):
+                if member.kind == "folder":
+                    continue
+                if member.kind != "file":
+                    self._skipped[f"{member.kind} in an archive"] += 1
+                elif self._safe(member.name):
+                    yield from self._member(member.name, ByteStream(member.read))
+        except tar_stream.TarError:
+            self._skipped[TAR_DAMAGED] += 1
+
+    def _zip_members(self) -> Iterator[Source]:
+        if not self._file.seekable():
+            raise SyscallLMError(f"{self._name}: a zip archive is read from its end; give it as a file")
+        try:
+            archive = zipfile.ZipFile(self._file)
+            self._bytes_in = self._file.seek(0, os.SEEK_END)
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, OverflowError) as error:
+            raise SyscallLMError(f"{self._name}: a zip archive, but truncated or damaged ({error})") from error
+        for info in archive.infolist():
+            name = info.filename.encode("utf-8", "surrogateescape")
+            if info.is_dir():
+                continue
+            if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
+                self._skipped["link or special file in an archive"] += 1
+                continue
+            if not self._safe(name):
+                continue
+            try:
+                file = archive.open(info)
+            except (*_DAMAGE, OSError, RuntimeError, NotImplementedError, ValueError, OverflowError):
+                self._skipped["zip member encrypted, damaged or packed in an unknown way"] += 1
+                continue
+            with file:
+                yield from self._member(name, ByteStream(self._guarded(file.read1, self._label_of(name), 0)))
+
+    def _safe(self, name: bytes) -> bool:
+        # Nothing is extracted, so these could do no harm; but an archive that holds them is up to something.
+        parts = name.replace(b"\\", b"/").split(b"/")
+        if name.startswith((b"/", b"\\")) or b".." in parts:
+            self._skipped["absolute or .. path in an archive"] += 1
+            return False
+        return True
+
+    def _label_of(self, member: bytes) -> str:
+        return f"{self._name}!{_label(member[:1024])}"
+
+    def _member(self, name: bytes, stream: ByteStream) -> Iterator[Source]:
+        label = self._label_of(name)
+        head = stream.peek(tar_stream.BLOCK)
+        if packing := _packing(head):
+            stream = self._unpack(stream, packing, label, depth=1)
+            head = stream.peek(tar_stream.BLOCK)
+        if not head:
+            self._skipped[EMPTY] += 1
+        elif _is_zip(head) or tar_stream.is_header(head) or _packing(head):
+            self._skipped[NESTED] += 1
+        else:
+            yield Source(label, stream)
+
+    def _unpack(self, packed: ByteStream, packing: str, label: str, depth: int) -> ByteStream:
+        match packing:
+            case "gzip":
+                read = gzip.GzipFile(fileobj=packed).read1  # type: ignore[arg-type]  # it needs read() only
+            case "zstd":
+                reader = zstandard.ZstdDecompressor(max_window_size=2**27).stream_reader(
+                    packed,  # type: ignore[arg-type]
+                    read_across_frames=True,
+                )
+                read = reader.read
+            case "bzip2":
+                read = _BlockReader(packed, bz2.BZ2Decompressor).read
+            case _:
+                read = _BlockReader(packed, lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY)).read
+        return ByteStream(self._guarded(read, label, depth))
+
+    def _guarded(self, read: Callable[[int], bytes], label: str, depth: int) -> Callable[[int], bytes]:
+        """`read` with the limits; damage ends the stream and is counted."""
+        limits, total, ended = self._limits, 0, False
+
+        def guarded(size: int) -> bytes:
+            nonlocal total, ended
+            if ended:
+                return b""
+            try:
+                data = read(size)
+            except _DAMAGE:
+                self._skipped[TRUNCATED] += 1
+                data = b""
+            ended = not data
+            total += len(data)
+            self._unpacked[depth] += len(data)
+            if total > limits.member_bytes:
+                raise SyscallLMError(f"{label}: unpacks to more than {limits.member_bytes:,} bytes; unpack it yourself")
+            unpacked = self._unpacked[depth]
+            if unpacked > limits.free_bytes and unpacked > limits.ratio * self._bytes_in:
+                raise SyscallLMError(
+                    f"{label}: unpacks to over {limits.ratio} times its size, like a decompression bomb; "
+                    "if you trust it, unpack it yourself"
+                )
+            return data
+
+        return guarded
+
+
+class _BlockReader:
+    """Reads concatenated bzip2 or xz streams with bounded output (their file classes cannot limit memory)."""
+
+    def __init__(self, packed: ByteStream, new: Callable[[], Any]):
+        self._packed, self._new = packed, new
+        self._decompressor = new()
+
+    def read(self, size: int) -> bytes:
+        while True:
+            data = b""
+            if self._decompressor.eof:
+                data = self._decompressor.unused_data or self._packed.read(CHUNK)
+                if not data.strip(b"\0"):  # the end, or padding
+                    return b""
+                self._decompressor = self._new()
+            elif self._decompressor.needs_input:
+                data = self._packed.read(CHUNK)
+                if not data:
+                    raise EOFError
+            try:
+                unpacked = self._decompressor.decompress(data, size)
+            except (OSError, ValueError) as error:  # what bz2 raises for damage
+                raise EOFError from error
+            if unpacked:
+                return unpacked
+
+
+def _packing(head: bytes) -> str | None:
+    if head.startswith(b"BZh") and head[4:10] in _BZIP2_BLOCKS:
+        return "bzip2"
+    return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
+
+
+def _is_zip(head: bytes) -> bool:
+    return head.startswith((b"PK\x03\x04", b"PK\x05\x06"))
+
+
+def _label(path: str | bytes) -> str:
+    """A path as text that any file can hold."""
+    return os.fsencode(path).decode("utf-8", "replace") if isinstance(path, str) else path.decode("utf-8", "replace")
