@@ -1,0 +1,46 @@
+"""The public function: checks its arguments and chooses an implementation."""
+
+import jax
+
+from syscall_lm.kernels.lstm import reference, xla
+
+IMPLEMENTATIONS = {"reference": reference.lstm, "xla": xla.lstm}
+
+
+def lstm(
+    x: jax.Array,
+    w_hh: jax.Array,
+    reset: jax.Array,
+    carry: tuple[jax.Array, jax.Array],
+    *,
+    implementation: str | None = None,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """Runs one LSTM layer over time; differentiable in `x`, `w_hh` and `carry`.
+
+    Gates stand in the order i, f, g, o; c' = sigmoid(f) c + sigmoid(i) tanh(g), h' = sigmoid(o) tanh(c')
+    (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000).
+
+    Args:
+      x: `[T, B, 4H]`, the input's share of the gates, bias included.
+      w_hh: `[H, 4H]`, the recurrent weights.
+      reset: bool `[T, B]`, true where a new trace starts: the state is zero before that step.
+      carry: `(c, h)`, each `[B, H]`, the state before the first step.
+      implementation: "reference", "xla", or None for the best that this device has.
+
+    Returns:
+      h of every step `[T, B, H]`, and the state after the last.
+
+    Raises:
+      ValueError: shapes that do not fit, or an unknown implementation.
+    """
+    steps, lanes, gates = x.shape
+    cells = w_hh.shape[0]
+    if w_hh.shape != (cells, 4 * cells) or gates != 4 * cells:
+        raise ValueError(f"x {x.shape} and w_hh {w_hh.shape} must be [T, B, 4H] and [H, 4H]")
+    if reset.shape != (steps, lanes) or any(part.shape != (lanes, cells) for part in carry):
+        shapes = [part.shape for part in carry]
+        raise ValueError(f"reset {reset.shape} and carry {shapes} must be {(steps, lanes)} and {(lanes, cells)}")
+    name = "xla" if implementation is None else implementation
+    if name not in IMPLEMENTATIONS:
+        raise ValueError(f"implementation={name!r}: there are {', '.join(IMPLEMENTATIONS)}")
+    return IMPLEMENTATIONS[name](x, w_hh, reset, carry)

@@ -1,0 +1,187 @@
+"""The LSTM stack as pure functions on plain arrays (legend: syscall_lm/types.py).
+
+Parameters are one nested dict:
+
+  embedding  [V + 1, E]    the last row is GO
+  layers     {"0": {w_ih [D, 4H], w_hh [H, 4H], b [4H]}, "1": ...}    gates in the order i, f, g, o
+  w_out      [H, V]
+  b_out      [V]
+
+Two paths share these parameters. `run` is for training: whole sequences, dropout, gradients. `fold` and `step` are for
+scoring: the embedding, the first layer's input weights and its bias become one table `[V + 1, 4H]`, so that a call's
+share of the gates is a gather; one step serves whole traces, tiles and streams alike.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from syscall_lm.errors import SyscallLMError
+from syscall_lm.kernels import lstm as lstm_kernel
+from syscall_lm.types import Array, Params
+
+State = list[tuple[Array, Array]]  # (c, h) of every layer, each [B, H]
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """The shape of a language model. Kim et al. set E = H (section 3.2)."""
+
+    vocabulary_size: int
+    cells: int
+    layers: int = 1
+
+    @classmethod
+    def parse(cls, text: str, vocabulary_size: int) -> "Shape":
+        """Reads "2x400": layers x cells.
+
+        Raises:
+          SyscallLMError: the text does not say two positive numbers.
+        """
+        layers, _, cells = text.partition("x")
+        if not (layers.isdecimal() and cells.isdecimal() and 0 < int(layers) <= 64 and 0 < int(cells) <= 2**14):
+            raise SyscallLMError(f"{text!r} is no member; a member is LAYERSxCELLS, like 1x200")
+        return cls(vocabulary_size, int(cells), int(layers))
+
+    def __str__(self) -> str:
+        return f"{self.layers}x{self.cells}"
+
+    @property
+    def flops_per_call(self) -> int:
+        """Floating-point operations of scoring one call on the folded path."""
+        h = self.cells
+        return 8 * h * h * (2 * self.layers - 1) + 2 * h * self.vocabulary_size
+
+
+def initial_state(params: Params, lanes: int) -> State:
+    """The state before a trace: zeros."""
+    return [
+        (jnp.zeros((lanes, w_hh.shape[0]), w_hh.dtype), jnp.zeros((lanes, w_hh.shape[0]), w_hh.dtype))
+        for w_hh in (layer["w_hh"] for layer in _layers(params))
+    ]
+
+
+def _layers(params: Params) -> list[Params]:
+    return [params["layers"][str(i)] for i in range(len(params["layers"]))]
+
+
+def run(
+    params: Params,
+    inputs: Array,
+    reset: Array,
+    state: State,
+    dropout_key: Array | None = None,
+    dropout: float = 0.0,
+) -> tuple[Array, State]:
+    """Runs the stack over sequences; differentiable.
+
+    Args:
+      params: see the module.
+      inputs: int `[T, B]`, the call before each position, GO at a trace's start.
+      reset: bool `[T, B]`, true where a trace starts.
+      state: before the first step.
+      dropout_key: a PRNG key, or None for no dropout.
+      dropout: the probability with which a non-recurrent connection is dropped: embedding to layer, layer to layer,
+        layer to softmax (Zaremba et al. 2014).
+
+    Returns:
+      the last layer's h, dropout applied, `[T, B, H]`, and the state after the last step.
+    """
+    after: State = []
+    h = params["embedding"][inputs]
+    for number, layer in enumerate(_layers(params)):
+        h = _drop(h, dropout_key, number, dropout)
+        x = h @ layer["w_ih"] + layer["b"]
+        h, carry = lstm_kernel.lstm(x, layer["w_hh"], reset, state[number])
+        after.append(carry)
+    return _drop(h, dropout_key, len(after), dropout), after
+
+
+def _drop(h: Array, key: Array | None, site: int, rate: float) -> Array:
+    if key is None or rate == 0:
+        return h
+    keep = jax.random.bernoulli(jax.random.fold_in(key, site), 1 - rate, h.shape)
+    return jnp.where(keep, h / (1 - rate), 0)
+
+
+def logits(params: Params, h: Array) -> Array:
+    """`[..., H]` to unnormalised log-probabilities of the next call `[..., V]`."""
+    return h @ params["w_out"] + params["b_out"]
+
+
+def negative_log_likelihood(params: Params, h: Array, targets: Array) -> Array:
+    """-log P(target | calls before it) in nats, for h `[..., H]` and int targets `[...]` (Kim et al., eq. 1)."""
+    scores = logits(params, h)
+    chosen = jnp.take_along_axis(scores, targets[..., None], -1)[..., 0]
+    return jax.nn.logsumexp(scores, axis=-1) - chosen
+
+
+def fold(params: Params) -> Params:
+    """Parameters for `step`: the embedding folded into the first layer's input gates."""
+    first, *others = _layers(params)
+    return {
+        "table": params["embedding"] @ first["w_ih"] + first["b"],  # [V + 1, 4H]
+        "layers": {"0": {"w_hh": first["w_hh"]}, **{str(i + 1): layer for i, layer in enumerate(others)}},
+        "w_out": params["w_out"],
+        "b_out": params["b_out"],
+    }
+
+
+def step(folded: Params, state: State, inputs: Array, reset: Array) -> tuple[State, Array]:
+    """One call of every lane.
+
+    Args:
+      folded: what `fold` returns.
+      state: before the call.
+      inputs: int `[B]`, the previous call, or GO.
+      reset: bool `[B]`, true where a trace starts.
+
+    Returns:
+      the state after the call, and the last layer's h `[B, H]`, from which the next call is predicted.
+    """
+    keep = ~reset[:, None]
+    x = folded["table"][inputs]
+    after: State = []
+    for number, layer in enumerate(_layers(folded)):
+        c, h = (jnp.where(keep, part, 0) for part in state[number])
+        if number > 0:
+            x = x @ layer["w_ih"] + layer["b"]
+        c, h = lstm_kernel.cell(x + h @ layer["w_hh"], c)
+        after.append((c, h))
+        x = h
+    return after, x
+
+
+def score(folded: Params, state: State, inputs: Array, targets: Array, reset: Array) -> tuple[State, Array]:
+    """Surprisal of every call of a tile; the head stays inside the scan, so that `[T, B, V]` never exists.
+
+    Args:
+      folded: what `fold` returns.
+      state: before the first step.
+      inputs, targets: int `[T, B]`, the previous call (or GO) and the call itself.
+      reset: bool `[T, B]`, true where a trace starts.
+
+    Returns:
+      the state after the last step, and negative log-likelihoods `[T, B]` in nats per call.
+    """
+
+    def body(state: State, tile: tuple[Array, Array, Array]) -> tuple[State, Array]:
+        inputs, targets, reset = tile
+        state, h = step(folded, state, inputs, reset)
+        return state, negative_log_likelihood(folded, h, targets)
+
+    return jax.lax.scan(body, state, (inputs, targets, reset))
+
+
+def over_members(function: Callable[..., Any], *stacked: Any, shared: tuple[Any, ...] = ()) -> Any:
+    """Applies `function(*one_member, *shared)` to members of equal shape, stacked along a leading axis M.
+
+    On an accelerator members run side by side (`vmap`); on a CPU one after another (`lax.map`), which was measured
+    faster there, since one member's products already fill the cores.
+    """
+    if jax.default_backend() == "cpu":
+        return jax.lax.map(lambda one: function(*one, *shared), stacked)
+    return jax.vmap(lambda *one: function(*one, *shared))(*stacked)

@@ -1,0 +1,140 @@
+"""The model directory: everything that scoring needs, in plain files without pickle.
+
+  model.json         configuration: format version, members and their shapes, vocabulary, how they were trained
+  parameters/        an Orbax checkpoint: {member name: parameters}
+  calibration.json   what turns surprisals into verdicts (detectors/ensemble.py)
+  MODEL_CARD.md      the same for people
+  metrics.jsonl      a row an epoch
+  checkpoints/       training's own, to resume from
+
+`model.json` is written last: a directory without it is no model.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from syscall_lm import files
+from syscall_lm.errors import SyscallLMError
+from syscall_lm.models import lstm
+from syscall_lm.traces.vocabulary import Vocabulary
+from syscall_lm.types import Params
+
+VERSION = 1
+CALIBRATION = "calibration.json"
+CARD = "MODEL_CARD.md"
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One trained language model."""
+
+    name: str
+    shape: lstm.Shape
+    params: Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What a model directory holds.
+
+    Attributes:
+      path: the directory.
+      vocabulary: the call names that it predicts.
+      members: M language models.
+      info: how it was made: recipe, data, seeds, versions, held-out losses (plain JSON values).
+    """
+
+    path: pathlib.Path
+    vocabulary: Vocabulary
+    members: tuple[Member, ...]
+    info: dict[str, Any]
+
+
+def save(path: pathlib.Path, vocabulary: Vocabulary, members: tuple[Member, ...], info: Mapping[str, Any]) -> None:
+    """Writes configuration and parameters; `path` becomes a model only at the very end."""
+    path.mkdir(parents=True, exist_ok=True)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(_parameters(path), {member.name: member.params for member in members}, force=True)
+    configuration = {
+        "version": VERSION,
+        "members": {member.name: str(member.shape) for member in members},
+        "vocabulary": {"names": vocabulary.names, "origin": vocabulary.origin, "hash": vocabulary.hash},
+        "info": info,
+    }
+    files.write_text(path / "model.json", json.dumps(configuration, indent=1) + "\n")
+
+
+def load(path: pathlib.Path) -> Model:
+    """Reads a model directory.
+
+    Raises:
+      SyscallLMError: it is not one, it is damaged, or another version wrote it.
+    """
+    configuration = read_json(path / "model.json", f"{path}: not a model directory (no model.json); make one with `train`")
+    try:
+        if configuration["version"] != VERSION:
+            raise SyscallLMError(f"{path}: model version {configuration['version']!r}; this program reads {VERSION}")
+        vocabulary = Vocabulary(tuple(configuration["vocabulary"]["names"]), configuration["vocabulary"]["origin"])
+        if vocabulary.hash != configuration["vocabulary"]["hash"]:
+            raise SyscallLMError(f"{path}: its call names do not match their hash; model.json is damaged")
+        shapes = {name: lstm.Shape.parse(text, vocabulary.size) for name, text in configuration["members"].items()}
+        info = dict(configuration["info"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, SyscallLMError):
+            raise
+        raise SyscallLMError(f"{path / 'model.json'}: damaged ({type(error).__name__}: {error})") from error
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            expected = {name: _abstract(shape) for name, shape in shapes.items()}
+            parameters = checkpointer.restore(_parameters(path), expected)
+    except Exception as error:  # Orbax and its storage raise many kinds
+        raise SyscallLMError(f"{path / 'parameters'}: missing or damaged ({type(error).__name__})") from error
+    members = tuple(Member(name, shape, parameters[name]) for name, shape in shapes.items())
+    for member in members:
+        if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(member.params)):
+            raise SyscallLMError(f"{path / 'parameters'}: member {member.name} holds numbers that are not finite")
+    return Model(path, vocabulary, members, info)
+
+
+def read_json(path: pathlib.Path, missing: str) -> dict[str, Any]:
+    """A JSON object from a file; `missing` is the error's sentence if there is no such file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise SyscallLMError(missing) from error
+    except OSError as error:
+        raise SyscallLMError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise SyscallLMError(f"{path}: damaged, not JSON") from error
+    if not isinstance(value, dict):
+        raise SyscallLMError(f"{path}: damaged, not a JSON object")
+    return value
+
+
+def _parameters(path: pathlib.Path) -> pathlib.Path:
+    return path.absolute() / "parameters"
+
+
+def _abstract(shape: lstm.Shape) -> Params:
+    """Shapes and types of a member's parameters, placed on this process's first device."""
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def array(*size: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(size, np.float32, sharding=device)
+
+    v, h = shape.vocabulary_size, shape.cells
+    layer = {"w_ih": array(h, 4 * h), "w_hh": array(h, 4 * h), "b": array(4 * h)}
+    return {
+        "embedding": array(v + 1, h),
+        "layers": {str(i): dict(layer) for i in range(shape.layers)},
+        "w_out": array(h, v),
+        "b_out": array(v),
+    }

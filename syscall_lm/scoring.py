@@ -1,0 +1,168 @@
+"""Scoring: the surprisal of every call under every member, batch and streaming, by one step."""
+
+import collections
+import functools
+from collections.abc import Iterable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from syscall_lm.models import lstm
+from syscall_lm.models.store import Member
+from syscall_lm.traces import packing
+from syscall_lm.traces.trace import Sequences
+from syscall_lm.types import Array, Params
+
+LANES = 128
+STEPS = 128
+TILES_IN_FLIGHT = 2  # the host prepares and unpacks tiles while the device computes others
+
+
+class Scorer:
+    """Scores calls under M members.
+
+    Args:
+      members: trained models of one vocabulary.
+      lanes: B, traces that are scored side by side; fewer are used when there are fewer traces.
+      steps: T of a tile.
+    """
+
+    def __init__(self, members: Sequence[Member], lanes: int = LANES, steps: int = STEPS):
+        self.names = [member.name for member in members]
+        self.go = members[0].shape.vocabulary_size
+        self._lanes, self._steps = lanes, steps
+        groups: dict[lstm.Shape, list[int]] = collections.defaultdict(list)
+        for number, member in enumerate(members):
+            groups[member.shape].append(number)
+        self._order = [number for numbers in groups.values() for number in numbers]
+        self._groups: list[Params] = []  # folded parameters, stacked over the members of a group
+        for numbers in groups.values():
+            folded = [lstm.fold(members[number].params) for number in numbers]
+            self._groups.append(jax.tree.map(lambda *leaves: jnp.stack(leaves), *folded))
+
+    def surprisal(self, sequences: Sequences) -> np.ndarray:
+        """Scores traces of any lengths; identical ones are computed once.
+
+        Args:
+          sequences: N traces, ids in the members' vocabulary.
+
+        Returns:
+          float32 `[M, total]`: -log P(call | the calls before it) in nats, laid out like `sequences.calls`.
+        """
+        first, inverse = sequences.distinct()
+        if len(first) == len(sequences):
+            return self._surprisal(sequences)
+        distinct = sequences.take(first)
+        scores = self._surprisal(distinct)
+        shift = np.repeat(distinct.offsets[:-1][inverse] - sequences.offsets[:-1], sequences.lengths)
+        return scores[:, np.arange(len(sequences.calls)) + shift]
+
+    def _surprisal(self, sequences: Sequences) -> np.ndarray:
+        lanes = min(self._lanes, 1 << (len(sequences) - 1).bit_length())
+        packer = packing.Packer(sequences, self.go)
+        states = self.initial_states(lanes)
+        scores = np.empty((len(self.names), len(sequences.calls)), np.float32)
+        in_flight: collections.deque[tuple[np.ndarray, list[Array]]] = collections.deque()
+        for plan in packing.lane_plans(sequences, lanes, self._steps):
+            states, surprisals = self.tile(states, packer.gather(plan))
+            in_flight.append((plan, surprisals))
+            if len(in_flight) > TILES_IN_FLIGHT:
+                self._collect(scores, *in_flight.popleft())
+        while in_flight:
+            self._collect(scores, *in_flight.popleft())
+        return scores
+
+    def _collect(self, scores: np.ndarray, plan: np.ndarray, surprisals: list[Array]) -> None:
+        used = plan >= 0
+        values = np.concatenate([np.asarray(part) for part in surprisals])[:, used]  # members in group order
+        scores[np.asarray(self._order)[:, None], plan[used]] = values
+
+    def initial_states(self, lanes: int) -> list[lstm.State]:
+        """The state of every group before a trace."""
+        return [jax.vmap(lambda folded: lstm.initial_state(folded, lanes))(group) for group in self._groups]
+
+    def tile(self, states: list[lstm.State], tile: packing.Tile) -> tuple[list[lstm.State], list[Array]]:
+        """Scores one tile `[T, B]`; the states are used up.
+
+        Returns:
+          the states after it, and for each group its members' surprisals `[members, T, B]`.
+        """
+        results = [_score(group, state, tile) for group, state in zip(self._groups, states, strict=True)]
+        return [state for state, _ in results], [scores for _, scores in results]
+
+    def stream(self, lanes: int = 1) -> "Stream":
+        """A live stream of `lanes` traces, scored call by call."""
+        return Stream(self, lanes)
+
+
+@functools.partial(jax.jit, donate_argnums=1)
+def _score(group: Params, state: lstm.State, tile: packing.Tile) -> tuple[lstm.State, Array]:
+    def member(folded: Params, state: lstm.State, tile: packing.Tile) -> tuple[lstm.State, Array]:
+        return lstm.score(folded, state, tile.inputs, tile.targets, tile.reset)
+
+    return lstm.over_members(member, group, state, shared=(tile,))
+
+
+class Stream:
+    """Scores B live traces, one call of each at a time, with carried state."""
+
+    def __init__(self, scorer: Scorer, lanes: int):
+        self._scorer = scorer
+        self._states = scorer.initial_states(lanes)
+        self._previous = np.full((1, lanes), scorer.go, np.int32)
+
+    def push(self, calls: Iterable[int] | np.ndarray) -> np.ndarray:
+        """Scores the next call of every lane.
+
+        Args:
+          calls: `[B]` ids.
+
+        Returns:
+          float32 `[M, B]`, surprisals in nats.
+        """
+        targets = np.asarray(calls, np.int32)[None]
+        tile = packing.Tile(self._previous, targets, self._previous == self._scorer.go, np.ones(targets.shape, bool))
+        self._states, surprisals = self._scorer.tile(self._states, tile)
+        self._previous = targets
+        values = np.concatenate([np.asarray(part) for part in surprisals])[:, 0]
+        result = np.empty_like(values)
+        result[self._scorer._order] = values
+        return result
+
+    def restart(self, lane: int) -> None:
+        """A new trace begins in a lane."""
+        self._previous = self._previous.copy()
+        self._previous[0, lane] = self._scorer.go
+
+
+def means(surprisal: np.ndarray, sequences: Sequences) -> np.ndarray:
+    """Average negative log-likelihood of each trace (Kim et al., section 2.1): `[..., total]` to float64 `[..., N]`."""
+    if not len(sequences):
+        return np.zeros((*surprisal.shape[:-1], 0))
+    sums = np.add.reduceat(surprisal, sequences.offsets[:-1], axis=-1, dtype=np.float64)
+    return sums / sequences.lengths
+
+
+def most_surprising_stretches(
+    surprisal: np.ndarray, sequences: Sequences, length: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """In each trace the `length` consecutive calls with the highest mean (the whole trace, if it is shorter).
+
+    Args:
+      surprisal: `[total]`, nats per call.
+      sequences: N traces.
+      length: calls in a stretch.
+
+    Returns:
+      start int64 `[N]` (from the trace's first call, 0), length int64 `[N]`, mean float64 `[N]`.
+    """
+    starts = np.zeros(len(sequences), np.int64)
+    lengths = np.minimum(sequences.lengths, length)
+    best = np.zeros(len(sequences))
+    for i, (begin, end) in enumerate(zip(sequences.offsets[:-1], sequences.offsets[1:], strict=True)):
+        total = np.concatenate([[0.0], np.cumsum(surprisal[begin:end], dtype=np.float64)])
+        window = (total[lengths[i] :] - total[: len(total) - lengths[i]]) / lengths[i]
+        starts[i] = np.argmax(window)
+        best[i] = window[starts[i]]
+    return starts, lengths, best

@@ -1,0 +1,21 @@
+"""The legend of dimensions, used in every docstring and comment.
+
+B  lanes (scoring, packed) or traces of a minibatch
+T  time steps: calls of a tile or of the longest trace
+V  vocabulary: names and UNK; inputs know one id more, GO
+E  embedding width
+D  input width of a layer: E for the first, H for the others
+H  cells of a layer
+L  layers
+M  members of an ensemble
+N  traces
+
+Sequences inside the models are time-major, `[T, B, ...]`, because a scan walks over the first axis.
+"""
+
+from typing import Any
+
+import jax
+
+Array = jax.Array
+Params = dict[str, Any]  # nested dicts of arrays; see models/lstm.py for the layout
