@@ -78,7 +78,9 @@ class TraceArchiveWriter:
     def _flush(self) -> None:
         sequences = Sequences.from_list(trace.calls for trace in self._traces)
         calls = pa.ListArray.from_arrays(pa.array(sequences.offsets.astype(np.int32)), pa.array(sequences.calls))
-        columns = [pa.array([getattr(t, name) for t in self._traces], SCHEMA.field(name).type) for name in _INFO_COLUMNS]
+        columns = [
+            pa.array([getattr(t, name) for t in self._traces], SCHEMA.field(name).type) for name in _INFO_COLUMNS
+        ]
         self._writer.write_table(pa.Table.from_arrays([*columns, calls], schema=SCHEMA))
         self._traces, self._buffered_calls = [], 0
 

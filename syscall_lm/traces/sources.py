@@ -31,13 +31,15 @@ CHUNK = 2**18
 MAX_LINE = 2**20
 
 TRUNCATED = "compressed data truncated or damaged"
-TAR_DAMAGED = "tar archive truncated or damaged"
+TAR_DAMAGE_ERRORSD = "tar archive truncated or damaged"
+ZIP_MEMBER = "zip member encrypted, damaged or packed in an unknown way"
+DAMAGE = (TRUNCATED, TAR_DAMAGE_ERRORSD, ZIP_MEMBER)
 NESTED = "archive within an archive"
 EMPTY = "empty file"
 
 _MAGIC = {b"\x1f\x8b\x08": "gzip", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _BZIP2_BLOCKS = (b"1AY&SY", b"\x17rE8P\x90")  # the first block, or the end of an empty file
-_DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, gzip.BadGzipFile, zipfile.BadZipFile)
+_DAMAGE_ERRORS = (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, gzip.BadGzipFile, zipfile.BadZipFile)
 _XZ_MEMORY = 2**29
 
 
@@ -120,7 +122,7 @@ def open_sources(
         try:
             opened = sys.stdin.buffer if path == STANDARD_INPUT else open(path, "rb", buffering=0)
         except OSError as error:
-            raise SyscallLMError(f"{_label(path)}: cannot be read ({error.strerror})") from error
+            raise SyscallLMError(f"{as_text(path)}: cannot be read ({error.strerror})") from error
         with opened as file:
             lone = given and len(arguments) == 1
             yield from _Opener(path, file, lone, skipped, limits).sources()
@@ -172,18 +174,18 @@ def _paths(arguments: Sequence[str], skipped: collections.Counter[str]) -> Itera
         elif glob.has_magic(argument):
             found = sorted(glob.glob(argument, recursive=True))
             if not found:
-                raise SyscallLMError(f"{_label(argument)}: no file matches this pattern")
+                raise SyscallLMError(f"{as_text(argument)}: no file matches this pattern")
             for path in found:
                 yield from ((p, False) for p in (_walk(path, skipped) if os.path.isdir(path) else [path]))
         else:
-            raise SyscallLMError(f"{_label(argument)}: no such file or folder")
+            raise SyscallLMError(f"{as_text(argument)}: no such file or folder")
 
 
 def _walk(folder: str, skipped: collections.Counter[str]) -> Iterator[str]:
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
-        raise SyscallLMError(f"{_label(folder)}: cannot be read ({error.strerror})") from error
+        raise SyscallLMError(f"{as_text(folder)}: cannot be read ({error.strerror})") from error
     for entry in entries:
         if entry.is_symlink():
             skipped["symbolic link"] += 1
@@ -200,7 +202,7 @@ class _Opener:
 
     def __init__(self, path: str, file: Any, lone: bool, skipped: collections.Counter[str], limits: Limits):
         self._file, self._lone, self._skipped, self._limits = file, lone, skipped, limits
-        self._name = "standard input" if path == STANDARD_INPUT else _label(path)
+        self._name = "standard input" if path == STANDARD_INPUT else as_text(path)
         self._bytes_in = 0  # read from disk
         self._unpacked = collections.Counter[int]()  # by depth: out of the file, out of members
 
@@ -258,7 +260,7 @@ class _Opener:
                 elif self._safe(member.name):
                     yield from self._member(member.name, ByteStream(member.read))
         except tar_stream.TarError:
-            self._skipped[TAR_DAMAGED] += 1
+            self._skipped[TAR_DAMAGE_ERRORSD] += 1
 
     def _zip_members(self) -> Iterator[Source]:
         if not self._file.seekable():
@@ -279,8 +281,8 @@ class _Opener:
                 continue
             try:
                 file = archive.open(info)
-            except (*_DAMAGE, OSError, RuntimeError, NotImplementedError, ValueError, OverflowError):
-                self._skipped["zip member encrypted, damaged or packed in an unknown way"] += 1
+            except (*_DAMAGE_ERRORS, OSError, RuntimeError, NotImplementedError, ValueError, OverflowError):
+                self._skipped[ZIP_MEMBER] += 1
                 continue
             with file:
                 yield from self._member(name, ByteStream(self._guarded(file.read1, self._label_of(name), 0)))
@@ -294,7 +296,7 @@ class _Opener:
         return True
 
     def _label_of(self, member: bytes) -> str:
-        return f"{self._name}!{_label(member[:1024])}"
+        return f"{self._name}!{as_text(member[:1024])}"
 
     def _member(self, name: bytes, stream: ByteStream) -> Iterator[Source]:
         label = self._label_of(name)
@@ -335,7 +337,7 @@ class _Opener:
                 return b""
             try:
                 data = read(size)
-            except _DAMAGE:
+            except _DAMAGE_ERRORS:
                 self._skipped[TRUNCATED] += 1
                 data = b""
             ended = not data
@@ -391,6 +393,6 @@ def _is_zip(head: bytes) -> bool:
     return head.startswith((b"PK\x03\x04", b"PK\x05\x06"))
 
 
-def _label(path: str | bytes) -> str:
+def as_text(path: str | bytes) -> str:
     """A path as text that any file can hold."""
     return os.fsencode(path).decode("utf-8", "replace") if isinstance(path, str) else path.decode("utf-8", "replace")

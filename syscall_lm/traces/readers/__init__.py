@@ -3,9 +3,14 @@
 A reader module defines:
 
   DESCRIPTION: str                      one line for `--help`.
-  recognises(name, head) -> bool        whether a file called `name` that starts with the bytes `head` is of this format.
+  NOISE                                 the reasons in `Counters.skipped` that are no sign of a bad file (signals, ...).
+  recognises(name, head) -> bool        whether a file called `name` that starts with the bytes `head` is of it.
   vocabulary(options) -> Vocabulary     what the ids of its traces mean.
   read(source, vocabulary, options, counters) -> Iterator[Trace]
+
+and may define, where its numbers can follow several tables,
+
+  numbering(options) -> str             which one is used; archives of different numberings must not be mixed.
 
 `read` gets one `Source` (a name and a binary stream, already decompressed), streams it, and fills `counters`. It never
 stops for one bad line, never trusts a length, and raises only `SyscallLMError`.
@@ -42,9 +47,10 @@ class Counters:
     skipped: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     unknown: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
-    def count_unknown(self, name: str) -> None:
-        """Counts one call outside the vocabulary, by name as long as there are not too many names."""
-        self.unknown[name if name in self.unknown or len(self.unknown) < MAX_UNKNOWN_NAMES else "other names"] += 1
+    def count_unknown(self, name: str, times: int = 1) -> None:
+        """Counts calls outside the vocabulary, by name as long as there are not too many names."""
+        known = name in self.unknown or len(self.unknown) < MAX_UNKNOWN_NAMES
+        self.unknown[name if known else "other names"] += times
 
     def add(self, other: "Counters") -> None:
         """Adds another reader's counts to these."""
