@@ -1,6 +1,7 @@
 """Outputs that appear under their name only when they are complete."""
 
 import contextlib
+import fcntl
 import os
 import pathlib
 import tempfile
@@ -43,3 +44,24 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes `text` to `path` as UTF-8, completely or not at all."""
     with complete_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def exclusive(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Makes `folder` if it is missing, and keeps a second run out of it while the block runs.
+
+    Raises:
+      SyscallLMError: another run is at work there, or the folder cannot be made.
+    """
+    folder = pathlib.Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("a")
+    except OSError as error:
+        raise SyscallLMError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    with lock:  # closing it, or the process's end, frees the lock
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise SyscallLMError(f"{folder}: another run is at work there") from error
+        yield

@@ -20,6 +20,7 @@ import tqdm
 
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.models import language_model, lstm
+from syscall_lm.models.store import Member
 from syscall_lm.traces import packing
 from syscall_lm.traces.trace import Sequences
 from syscall_lm.types import Array, Params
@@ -56,9 +57,9 @@ class Recipe:
     schedule: str = "cosine"
     dropout: float = 0.5
     clip: float = 5.0
-    batching: str = "traces"
+    batching: str = "lanes"
     minibatch_calls: int = 4096
-    steps: int = 4096
+    steps: int = 64
     patience: int = 6
     seed: int = 0
 
@@ -90,6 +91,58 @@ class Trained:
     history: list[dict[str, Any]]
 
 
+def choose_held_out(normal: Sequences, fraction: float, seed: int) -> np.ndarray:
+    """Sets traces aside; identical traces stay on one side, so that none is judged by its own copy.
+
+    Returns:
+      bool `[N]`, true for about `fraction` of the traces.
+
+    Raises:
+      SyscallLMError: there are fewer than two distinct traces, or a fraction outside (0, 1).
+    """
+    if not 0 < fraction < 1:
+        raise SyscallLMError(f"--held_out={fraction}: must be a share between 0 and 1")
+    first, inverse = normal.distinct()
+    if len(first) < 2:
+        raise SyscallLMError(f"{len(first)} distinct normal traces are too few: one trains, another is held out")
+    count = min(max(1, round(fraction * len(first))), len(first) - 1)
+    chosen = np.zeros(len(first), bool)
+    chosen[np.random.default_rng(seed).permutation(len(first))[:count]] = True
+    return chosen[inverse]
+
+
+def train_members(
+    shapes: Sequence[lstm.Shape],
+    recipe: Recipe,
+    train: Sequences,
+    held_out: Sequences,
+    workdir: pathlib.Path | None = None,
+    log: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
+    **options: Any,
+) -> tuple[tuple[Member, ...], list[dict[str, Any]]]:
+    """Trains an ensemble: members of equal shape together, one group after another.
+
+    Args:
+      shapes: of the M members; a shape that stands k times gives members NAME.1 to NAME.k.
+      recipe, train, held_out, log, options: see `train_group`.
+      workdir: each group keeps its checkpoints in a folder of its own there.
+
+    Returns:
+      the members, and the history's rows of all groups.
+    """
+    members: dict[int, Member] = {}
+    history: list[dict[str, Any]] = []
+    for shape in dict.fromkeys(shapes):
+        numbers = [i for i, other in enumerate(shapes) if other == shape]
+        folder = workdir / str(shape) if workdir else None
+        trained = train_group(shape, numbers, recipe, train, held_out, folder, log=lambda rows, before=tuple(history): log([*before, *rows]), **options)
+        history += trained.history
+        for place, number in enumerate(numbers):
+            name = str(shape) if len(numbers) == 1 else f"{shape}.{place + 1}"
+            members[number] = Member(name, shape, jax.tree.map(lambda leaf, i=place: leaf[i], trained.params))
+    return tuple(members[i] for i in range(len(shapes))), history
+
+
 def train_group(
     shape: lstm.Shape,
     member_numbers: Sequence[int],
@@ -98,7 +151,7 @@ def train_group(
     held_out: Sequences,
     workdir: pathlib.Path | None = None,
     checkpoint_seconds: float = 60,
-    log: Callable[[dict[str, Any]], None] = lambda row: None,
+    log: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
     progress: bool = False,
 ) -> Trained:
     """Trains M members of one shape.
@@ -111,7 +164,7 @@ def train_group(
       held_out: normal traces that choose when to stop, and nothing else.
       workdir: where checkpoints live; None for none. A folder with checkpoints is resumed.
       checkpoint_seconds: how often one is written, besides one an epoch.
-      log: called with each metric row (plain JSON values).
+      log: called after each epoch with all rows so far (plain JSON values).
       progress: show a progress bar on stderr.
 
     Raises:
@@ -162,7 +215,7 @@ def train_group(
             state = _begin_epoch(_keep_best(state, held_out_nll), epoch + 1)
             history = [*history, row]
             checkpoints.save(state, history)
-            log(row)
+            log(history)
         bar.total = bar.n
     return Trained(state["best"], np.asarray(state["best_nll"]), len(history), history)
 

@@ -128,8 +128,14 @@ def open_sources(
             yield from _Opener(path, file, lone, skipped, limits).sources()
 
 
-def lines(stream: Any, counters: Counters, max_line: int = MAX_LINE) -> Iterator[bytes]:
-    """The lines of a stream, without their ends (`\\n` or `\\r\\n`), in bounded memory.
+def lines(stream: tar_stream.Readable, counters: Counters, max_line: int = MAX_LINE) -> Iterator[bytes]:
+    """The lines of a stream, one by one; see `line_blocks`."""
+    for block in line_blocks(stream, counters, max_line):
+        yield from block
+
+
+def line_blocks(stream: tar_stream.Readable, counters: Counters, max_line: int = MAX_LINE) -> Iterator[list[bytes]]:
+    """The lines of a stream, without their ends (`\\n` or `\\r\\n`), many at a time and in bounded memory.
 
     Args:
       stream: has `read(size)`.
@@ -153,13 +159,13 @@ def lines(stream: Any, counters: Counters, max_line: int = MAX_LINE) -> Iterator
             rest = b""
         if b"\r" in chunk or rest.endswith(b"\r") or (block and b"\r" in block[0]):
             block = [line.removesuffix(b"\r") for line in block]
-        yield from block
+        yield block
     if too_long or rest:
         counters.lines += 1
         if too_long:
             counters.skipped["line too long"] += 1
         else:
-            yield rest.removesuffix(b"\r")
+            yield [rest.removesuffix(b"\r")]
 
 
 def _paths(arguments: Sequence[str], skipped: collections.Counter[str]) -> Iterator[tuple[str, bool]]:

@@ -1,0 +1,67 @@
+"""Which traces of an archive an experiment uses, and the checks that several experiments share."""
+
+import hashlib
+
+import numpy as np
+
+from syscall_lm import training
+from syscall_lm.errors import SyscallLMError
+from syscall_lm.models.store import Model
+from syscall_lm.traces.archive import TraceArchive, TraceBatch
+from syscall_lm.traces.trace import ATTACK, Sequences
+
+
+def normal_split(batch: TraceBatch, split: str) -> np.ndarray:
+    """bool `[N]`: traces of a split that are not labelled as attacks (a missing label counts as normal)."""
+    return (batch.column("split") == split) & (batch.column("label") != ATTACK)
+
+
+def training_traces(archive: TraceArchive, held_out: float, seed: int) -> tuple[Sequences, Sequences]:
+    """Normal traces to learn from and to hold out.
+
+    The archive's "train" split is learned from (all normal traces, if it has no splits); its "validation" split is held
+    out, or, where there is none, a share `held_out` of what is learned from.
+
+    Raises:
+      SyscallLMError: no normal traces to learn from.
+    """
+    batch = archive.read()
+    train = normal_split(batch, "train")
+    if not train.any():
+        train = normal_split(batch, "")
+    if not train.any():
+        raise SyscallLMError(f"{archive.path}: no normal traces to learn from (split 'train', or no split, and no attack)")
+    validation = normal_split(batch, "validation")
+    if validation.any():
+        return batch.calls.take(train), batch.calls.take(validation)
+    normal = batch.calls.take(train)
+    chosen = training.choose_held_out(normal, held_out, seed)
+    return normal.take(~chosen), normal.take(chosen)
+
+
+def fingerprint(sequences: Sequences) -> str:
+    """16 hexadecimal digits that change with any call or trace boundary."""
+    digest = hashlib.sha256(np.ascontiguousarray(sequences.calls, np.uint16).tobytes())
+    digest.update(np.ascontiguousarray(sequences.offsets, np.int64).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def translation(model: Model, archive: TraceArchive) -> np.ndarray:
+    """The table that turns the archive's call ids into the model's, by name.
+
+    Raises:
+      SyscallLMError: no name is known to both, or the two count calls by different numberings.
+    """
+    ours, theirs = model.info.get("numbering"), archive.metadata.get("numbering")
+    if ours and theirs and ours != theirs:
+        raise SyscallLMError(
+            f"{archive.path}: numbers its calls by numbering {theirs}, but {model.path} was trained on numbering {ours}; "
+            "their names do not mean the same calls"
+        )
+    table = model.vocabulary.map_from(archive.vocabulary)
+    if (table == model.vocabulary.unk).all():
+        raise SyscallLMError(
+            f"{archive.path}: its vocabulary ({archive.vocabulary.origin}) has no call name in common with the model's "
+            f"({model.vocabulary.origin})"
+        )
+    return table

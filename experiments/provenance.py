@@ -1,0 +1,43 @@
+"""What a result was made with, so that it can be made again."""
+
+import datetime
+import importlib.metadata
+import pathlib
+import platform
+import subprocess
+import sys
+from typing import Any
+
+import jax
+from absl import flags
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pyarrow", "scikit-learn")
+
+
+def environment() -> dict[str, Any]:
+    """Commit, versions and device, as plain JSON values."""
+    device = jax.devices()[0]
+    return {
+        "commit": _commit(),
+        "python": platform.python_version(),
+        **{package: importlib.metadata.version(package) for package in PACKAGES},
+        "device": device.device_kind,
+        "devices": len(jax.devices()),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+    }
+
+
+def configuration(module: str) -> dict[str, Any]:
+    """The resolved flags of an experiment (pass `__name__`)."""
+    known = flags.FLAGS.flags_by_module_dict()
+    mine = known.get(module if module != "__main__" else sys.argv[0], [])
+    return {flag.name: flag.value for flag in mine}
+
+
+def _commit() -> str:
+    folder = pathlib.Path(__file__).parent
+    try:
+        command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "not a checkout"

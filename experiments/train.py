@@ -1,0 +1,188 @@
+"""Trains language models on the normal traces of an archive and calibrates them.
+
+  syscall-lm train --archive=traces.parquet --model=model --members=1x200,1x400,2x400
+
+Learns from the archive's split "train" (from all its normal traces, if it has no splits). Held-out normal traces decide
+when to stop and set the thresholds. The same command after an interruption goes on where the last checkpoint stands.
+
+Kim et al. (arXiv 1611.01726), section 3.2. The printed recipe is --learning_rate=1e-4 --schedule=constant
+--batching=traces with enough --epochs; the default is a faster one.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+from absl import flags
+
+from syscall_lm import files, scoring, training
+from syscall_lm.detectors import language_model
+from syscall_lm.detectors.base import traces_needed
+from syscall_lm.errors import SyscallLMError
+from syscall_lm.experiments import command, data, provenance
+from syscall_lm.models import lstm, store
+from syscall_lm.traces.archive import TraceArchive
+
+_DEFAULTS = training.Recipe()
+
+ARCHIVE = flags.DEFINE_string("archive", None, "trace archive to learn from (made by `ingest`)", required=True)
+MODEL = flags.DEFINE_string("model", None, "directory for the model, made if missing", required=True)
+MEMBERS = flags.DEFINE_list("members", ["1x200"], "language models to train, each LAYERSxCELLS")
+EPOCHS = flags.DEFINE_integer("epochs", _DEFAULTS.epochs, "passes over the training traces, at most")
+LEARNING_RATE = flags.DEFINE_float("learning_rate", _DEFAULTS.learning_rate, "Adam's learning rate, at its peak")
+SCHEDULE = flags.DEFINE_enum("schedule", _DEFAULTS.schedule, training.SCHEDULES, "how the learning rate develops")
+DROPOUT = flags.DEFINE_float("dropout", _DEFAULTS.dropout, "on the non-recurrent connections")
+CLIP = flags.DEFINE_float("clip", _DEFAULTS.clip, "largest norm of a gradient")
+BATCHING = flags.DEFINE_enum(
+    "batching",
+    _DEFAULTS.batching,
+    training.BATCHINGS,
+    "lanes: truncated back-propagation over packed lanes, fast; traces: whole traces of similar length, as in the paper",
+)
+MINIBATCH_CALLS = flags.DEFINE_integer("minibatch_calls", _DEFAULTS.minibatch_calls, "calls in a minibatch")
+STEPS = flags.DEFINE_integer("steps", None, "calls that gradients flow through (default: 64 for lanes, 4096 for traces)")
+PATIENCE = flags.DEFINE_integer("patience", _DEFAULTS.patience, "epochs without a better held-out loss before stopping")
+HELD_OUT = flags.DEFINE_float("held_out", 0.1, "share of the normal traces to hold out, if there is no split for it")
+SEED = flags.DEFINE_integer("seed", _DEFAULTS.seed, "of everything random", lower_bound=0)
+FAR = flags.DEFINE_float("far", 0.01, "false alarm rate that the model card states thresholds for")
+CHECKPOINT_SECONDS = flags.DEFINE_float("checkpoint_seconds", 60, "time between checkpoints", lower_bound=0)
+
+
+def main(argv: list[str]) -> None:
+    """Trains, saves, calibrates."""
+    if argv:
+        raise SyscallLMError(f"train takes flags only; what is {argv[0]!r}?")
+    recipe = _recipe()
+    archive = TraceArchive(ARCHIVE.value)
+    vocabulary = archive.vocabulary
+    shapes = [lstm.Shape.parse(member, vocabulary.size) for member in MEMBERS.value]
+    if not shapes:
+        raise SyscallLMError("--members: name at least one, like 1x200")
+    train, held_out = data.training_traces(archive, HELD_OUT.value, SEED.value)
+    configuration = {
+        "members": [str(shape) for shape in shapes],
+        **dataclasses.asdict(recipe),
+        "training_data": data.fingerprint(train),
+        "held_out_data": data.fingerprint(held_out),
+        "vocabulary": vocabulary.hash,
+    }
+    path = pathlib.Path(MODEL.value)
+    with files.exclusive(path):
+        _require_same(path, configuration)
+        if (path / "model.json").exists() and (path / store.CALIBRATION).exists():
+            print(f"{path}: already trained with this configuration")
+            return
+        print(
+            f"training {', '.join(configuration['members'])} on {len(train):,} normal traces ({len(train.calls):,} calls), "
+            f"holding out {len(held_out):,} ({len(held_out.calls):,} calls); vocabulary {vocabulary.origin}, V = {vocabulary.size}"
+        )
+
+        def log(rows: list[dict]) -> None:
+            files.write_text(path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+        members, history = training.train_members(
+            shapes, recipe, train, held_out, path / "checkpoints", log,
+            checkpoint_seconds=CHECKPOINT_SECONDS.value, progress=True,
+        )  # fmt: skip
+        source = f"{len(held_out)} normal traces of {archive.path.name} that training held out"
+        calibration = language_model.calibrate(scoring.Scorer(members), train, held_out, source)
+        names = [member.name for member in members]
+        files.write_text(path / store.CALIBRATION, json.dumps(calibration.to_json(names)) + "\n")
+        info = {
+            "archive": archive.path.name,
+            "numbering": archive.metadata.get("numbering"),
+            "configuration": configuration,
+            "environment": provenance.environment(),
+            "training": {"traces": len(train), "calls": len(train.calls)},
+            "held_out": {"traces": len(held_out), "calls": len(held_out.calls)},
+            "results": _results(history, names),
+        }
+        files.write_text(path / store.CARD, _card(info, names, calibration))
+        store.save(path, vocabulary, members, info)
+    for name, result in info["results"].items():
+        print(f"  {name}: held-out {result['held_out_nll']:.4f} nats per call, best of {result['epochs']} epochs")
+    if len(held_out) < traces_needed(FAR.value):
+        print(
+            f"  note: {len(held_out)} held-out traces cannot promise a false alarm rate of {FAR.value:g} "
+            f"({traces_needed(FAR.value)} could); the threshold is their highest score"
+        )
+    print(f"model: {path}")
+
+
+def _recipe() -> training.Recipe:
+    steps = STEPS.value if STEPS.value is not None else {"lanes": 64, "traces": 4096}[BATCHING.value]
+    return training.Recipe(
+        epochs=EPOCHS.value,
+        learning_rate=LEARNING_RATE.value,
+        schedule=SCHEDULE.value,
+        dropout=DROPOUT.value,
+        clip=CLIP.value,
+        batching=BATCHING.value,
+        minibatch_calls=MINIBATCH_CALLS.value,
+        steps=steps,
+        patience=PATIENCE.value,
+        seed=SEED.value,
+    )
+
+
+def _require_same(path: pathlib.Path, configuration: dict) -> None:
+    """A directory belongs to one configuration, so that resuming cannot mix two."""
+    file = path / "config.json"
+    if not file.exists():
+        foreign = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")]
+        if foreign:
+            raise SyscallLMError(f"{path}: not empty ({sorted(foreign)[0]}, ...) and not a model directory; name another")
+        files.write_text(file, json.dumps(configuration, indent=1) + "\n")
+        return
+    found = store.read_json(file, f"{file}: missing")
+    for name in [*configuration, *found]:
+        if found.get(name) != configuration.get(name):
+            raise SyscallLMError(
+                f"{path}: was begun with {name} = {found.get(name)!r}, not {configuration.get(name)!r}; "
+                "name another directory, or remove this one"
+            )
+
+
+def _results(history: list[dict], names: list[str]) -> dict[str, dict]:
+    """For each member its best held-out loss, the epochs of its group, and the speed."""
+    results = {}
+    for name in names:
+        shape, _, place = name.partition(".")
+        rows = [row for row in history if row["shape"] == shape]
+        losses = [row["held_out_nll"][int(place or 1) - 1] for row in rows]
+        speeds = sorted(row["calls_per_second"] for row in rows)
+        results[name] = {
+            "held_out_nll": min(losses),
+            "best_epoch": losses.index(min(losses)) + 1,
+            "epochs": len(rows),
+            "calls_per_second": speeds[len(speeds) // 2],
+        }
+    return results
+
+
+def _card(info: dict, names: list[str], calibration: language_model.ensemble.Calibration) -> str:
+    lines = [
+        "# Model card",
+        "",
+        "LSTM language models of system calls (Kim et al., arXiv 1611.01726). A trace's score is its average negative",
+        "log-likelihood in nats per call; higher is more abnormal.",
+        "",
+        f"- learned from: {info['archive']}, {info['training']['traces']:,} normal traces, {info['training']['calls']:,} calls",
+        f"- calibrated on: {calibration.source}",
+        "- not for: traces of hosts or programs unlike these, until it is calibrated there (`syscall-lm calibrate`)",
+        "",
+        "| member | held-out nats per call | epochs | median score (b) |",
+        "|---|---|---|---|",
+    ]
+    for i, name in enumerate(names):
+        result = info["results"][name]
+        lines.append(f"| {name} | {result['held_out_nll']:.4f} | {result['epochs']} | {calibration.medians[i]:.4f} |")
+    lines += ["", f"Thresholds for a false alarm rate of {FAR.value:g}:", ""]
+    lines += [
+        f"- {method}: {calibration.threshold(method, FAR.value):.4f}" for method in language_model.ensemble.METHODS
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,92 @@
+"""The language-model detector: members, scorer, calibration and ensemble as one detector."""
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from syscall_lm import scoring, training
+from syscall_lm.detectors import ensemble
+from syscall_lm.detectors.base import Detector
+from syscall_lm.models import lstm, store
+from syscall_lm.models.store import Member, Model
+from syscall_lm.traces.trace import Sequences
+
+
+class LanguageModelDetector(Detector):
+    """Average negative log-likelihood under an ensemble of LSTM language models (Kim et al. 2017).
+
+    Args:
+      vocabulary_size: V of the traces' vocabulary.
+      members: what to train, as "LAYERSxCELLS".
+      recipe: how to train.
+      method: "leaky_relu" (eq. 3), "average" or "vote".
+      false_alarm_rate: see `Detector`.
+
+    Attributes:
+      scorer: scores calls.
+      calibration: medians, spreads and held-out scores.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        members: Sequence[str] = ("1x200", "1x400", "2x400"),
+        recipe: training.Recipe | None = None,
+        method: str = "leaky_relu",
+        false_alarm_rate: float = 0.01,
+    ):
+        super().__init__(false_alarm_rate)
+        self._shapes = [lstm.Shape.parse(member, vocabulary_size) for member in members]
+        self._recipe = recipe or training.Recipe()
+        self.method = method
+
+    def fit(self, normal: Sequences, held_out: Sequences | None = None) -> "LanguageModelDetector":
+        """Trains, stops early by, and calibrates on held-out traces; a tenth is set aside if none are given."""
+        if held_out is None or not len(held_out):
+            chosen = training.choose_held_out(normal, 0.1, self._recipe.seed)
+            normal, held_out = normal.take(~chosen), normal.take(chosen)
+        self._held_out = held_out
+        super().fit(normal, held_out)
+        return self
+
+    def _fit(self, normal: Sequences) -> None:
+        members, _ = training.train_members(self._shapes, self._recipe, normal, self._held_out)
+        self.scorer = scoring.Scorer(members)
+        self.calibration = calibrate(self.scorer, normal, self._held_out, "held-out normal traces")
+
+    @classmethod
+    def load(cls, model: Model, method: str = "leaky_relu", false_alarm_rate: float = 0.01) -> "LanguageModelDetector":
+        """A detector from a calibrated model directory.
+
+        Raises:
+          SyscallLMError: the calibration is missing or does not fit.
+        """
+        detector = cls(model.vocabulary.size, [str(m.shape) for m in model.members], None, method, false_alarm_rate)
+        detector.scorer = scoring.Scorer(model.members)
+        detector.calibration = load_calibration(model.path, model.members)
+        detector.threshold_ = detector.calibration.threshold(method, false_alarm_rate)
+        return detector
+
+    def member_scores(self, traces: Sequences) -> np.ndarray:
+        """Average negative log-likelihood under each member, nats per call, float64 `[M, N]`."""
+        return scoring.means(self.scorer.surprisal(traces), traces)
+
+    def decision_function(self, traces: Sequences) -> np.ndarray:
+        """The ensemble's scores `[N]`."""
+        return self.calibration.combine(self.member_scores(traces), self.method)
+
+
+def calibrate(
+    scorer: scoring.Scorer, train: Sequences, held_out: Sequences, source: str
+) -> ensemble.Calibration:
+    """Scores normal training and held-out traces for a calibration."""
+    train_scores, held_out_scores = (scoring.means(scorer.surprisal(part), part) for part in (train, held_out))
+    return ensemble.Calibration.from_scores(train_scores, held_out_scores, source)
+
+
+def load_calibration(path: pathlib.Path, members: Sequence[Member]) -> ensemble.Calibration:
+    """The calibration of a model directory."""
+    file = path / store.CALIBRATION
+    value = store.read_json(file, f"{path}: the model has no calibration; run `calibrate`")
+    return ensemble.Calibration.from_json(value, [member.name for member in members], str(file))
