@@ -7,12 +7,14 @@ from outside, so what is unpacked is bounded (`Limits`).
 
 import bz2
 import collections
+import contextlib
 import dataclasses
 import glob
 import gzip
 import lzma
 import os
 import stat
+import struct
 import sys
 import zipfile
 import zlib
@@ -39,8 +41,9 @@ EMPTY = "empty file"
 
 _MAGIC = {b"\x1f\x8b\x08": "gzip", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _BZIP2_BLOCKS = (b"1AY&SY", b"\x17rE8P\x90")  # the first block, or the end of an empty file
-_DAMAGE_ERRORS = (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, gzip.BadGzipFile, zipfile.BadZipFile)
-_XZ_MEMORY = 2**29
+_UNPACKING_ERRORS = (EOFError, OSError, ValueError, RuntimeError, OverflowError, struct.error, zipfile.BadZipFile)
+_UNPACKING_ERRORS += (zlib.error, lzma.LZMAError, zstandard.ZstdError)
+_XZ_MEMORY, _ZSTD_WINDOW = 2**29, 2**27  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +123,8 @@ def open_sources(
     limits = limits or Limits()
     for path, given in _paths(arguments, skipped):
         try:
-            opened = sys.stdin.buffer if path == STANDARD_INPUT else open(path, "rb", buffering=0)
+            standard = contextlib.nullcontext(sys.stdin.buffer)  # stays open
+            opened = standard if path == STANDARD_INPUT else open(path, "rb", buffering=0)
         except OSError as error:
             raise SyscallLMError(f"{as_text(path)}: cannot be read ({error.strerror})") from error
         with opened as file:
@@ -157,7 +161,7 @@ def line_blocks(stream: tar_stream.Readable, counters: Counters, max_line: int =
             too_long = True
         if too_long:
             rest = b""
-        if b"\r" in chunk or rest.endswith(b"\r") or (block and b"\r" in block[0]):
+        if b"\r" in chunk or (block and block[0].endswith(b"\r")):
             block = [line.removesuffix(b"\r") for line in block]
         yield block
     if too_long or rest:
@@ -250,7 +254,7 @@ class _Opener:
 
     def _read_file(self, size: int) -> bytes:
         try:
-            data = self._file.read(size)
+            data = self._file.read1(size) if hasattr(self._file, "read1") else self._file.read(size)
         except OSError as error:
             raise SyscallLMError(f"{self._name}: cannot be read ({error.strerror or error})") from error
         self._bytes_in += len(data)
@@ -274,7 +278,7 @@ class _Opener:
         try:
             archive = zipfile.ZipFile(self._file)
             self._bytes_in = self._file.seek(0, os.SEEK_END)
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, OverflowError) as error:
+        except _UNPACKING_ERRORS as error:
             raise SyscallLMError(f"{self._name}: a zip archive, but truncated or damaged ({error})") from error
         for info in archive.infolist():
             name = info.filename.encode("utf-8", "surrogateescape")
@@ -287,7 +291,9 @@ class _Opener:
                 continue
             try:
                 file = archive.open(info)
-            except (*_DAMAGE_ERRORS, OSError, RuntimeError, NotImplementedError, ValueError, OverflowError):
+            except SyscallLMError:
+                raise
+            except _UNPACKING_ERRORS:
                 self._skipped[ZIP_MEMBER] += 1
                 continue
             with file:
@@ -321,16 +327,12 @@ class _Opener:
         match packing:
             case "gzip":
                 read = gzip.GzipFile(fileobj=packed).read1  # type: ignore[arg-type]  # it needs read() only
-            case "zstd":
-                reader = zstandard.ZstdDecompressor(max_window_size=2**27).stream_reader(
-                    packed,  # type: ignore[arg-type]
-                    read_across_frames=True,
-                )
-                read = reader.read
             case "bzip2":
-                read = _BlockReader(packed, bz2.BZ2Decompressor).read
+                read = _FrameReader(packed, bz2.BZ2Decompressor).read
+            case "xz":
+                read = _FrameReader(packed, lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY)).read
             case _:
-                read = _BlockReader(packed, lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY)).read
+                read = _FrameReader(packed, _ZstdDecompressor, chunk=2**10).read
         return ByteStream(self._guarded(read, label, depth))
 
     def _guarded(self, read: Callable[[int], bytes], label: str, depth: int) -> Callable[[int], bytes]:
@@ -343,7 +345,9 @@ class _Opener:
                 return b""
             try:
                 data = read(size)
-            except _DAMAGE_ERRORS:
+            except SyscallLMError:  # of the file underneath
+                raise
+            except _UNPACKING_ERRORS:
                 self._skipped[TRUNCATED] += 1
                 data = b""
             ended = not data
@@ -362,31 +366,56 @@ class _Opener:
         return guarded
 
 
-class _BlockReader:
-    """Reads concatenated bzip2 or xz streams with bounded output (their file classes cannot limit memory)."""
+class _FrameReader:
+    """Reads concatenated bzip2, xz or zstd frames with bounded output, which their file classes do not promise."""
 
-    def __init__(self, packed: ByteStream, new: Callable[[], Any]):
-        self._packed, self._new = packed, new
+    def __init__(self, packed: ByteStream, new: Callable[[], Any], chunk: int = CHUNK):
+        self._packed, self._new, self._chunk = packed, new, chunk
         self._decompressor = new()
 
     def read(self, size: int) -> bytes:
+        """At most `size` bytes; none at the end. Raises EOFError for damage."""
         while True:
             data = b""
             if self._decompressor.eof:
-                data = self._decompressor.unused_data or self._packed.read(CHUNK)
+                data = self._decompressor.unused_data or self._packed.read(self._chunk)
                 if not data.strip(b"\0"):  # the end, or padding
                     return b""
                 self._decompressor = self._new()
-            elif self._decompressor.needs_input:
-                data = self._packed.read(CHUNK)
-                if not data:
-                    raise EOFError
-            try:
-                unpacked = self._decompressor.decompress(data, size)
-            except (OSError, ValueError) as error:  # what bz2 raises for damage
-                raise EOFError from error
-            if unpacked:
+            elif self._decompressor.needs_input and not (data := self._packed.read(self._chunk)):
+                raise EOFError
+            if unpacked := self._decompressor.decompress(data, size):
                 return unpacked
+
+
+class _ZstdDecompressor:
+    """zstandard's decompressor as bz2's and lzma's are: with a limit on what comes out at once.
+
+    One block of at least 4 bytes gives at most 128 KiB, so what is held is bounded by feeding little at a time.
+    """
+
+    def __init__(self):
+        self._object = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).decompressobj()
+        self._unpacked, self._given = b"", 0
+
+    @property
+    def needs_input(self) -> bool:
+        return self._given >= len(self._unpacked)
+
+    @property
+    def eof(self) -> bool:
+        return self.needs_input and self._object.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._object.unused_data
+
+    def decompress(self, data: bytes, size: int) -> bytes:
+        if data:
+            self._unpacked, self._given = self._object.decompress(data), 0
+        piece = self._unpacked[self._given : self._given + size]
+        self._given += len(piece)
+        return piece
 
 
 def _packing(head: bytes) -> str | None:

@@ -31,7 +31,8 @@ NOT_A_PAIR, BLANK = "not a pair of numbers", "empty line"
 NOISE = frozenset({BLANK})
 
 NUMBERINGS = ("A", "B")
-_BEGINNINGS = {"A": (4, 2, 66), "B": (5, 3, 67)}  # open, read, mmap: the dynamic loader of SunOS 4
+_LOADER = {4: "open", 2: "read", 66: "mmap"}  # SunOS 4's dynamic loader; a number is a position in its mapping
+_BEGINNINGS = {"A": tuple(_LOADER), "B": tuple(number + 1 for number in _LOADER)}
 _PAIR = re.compile(rb"[ \t]*\d{1,9}[ \t]+\d{1,9}[ \t]*", re.ASCII)
 
 
@@ -60,7 +61,7 @@ def vocabulary(options: Options) -> Vocabulary:
 
 
 def numbering(options: Options) -> str:
-    """ "A" or "B"; A unless the options say otherwise.
+    """A or B; A unless the options say otherwise.
 
     Raises:
       SyscallLMError: it is neither.
@@ -124,6 +125,8 @@ class _Runs:
         self._parts: list[np.ndarray] = []
         self._times_seen: dict[int, int] = {}
         self._evidence = dict.fromkeys(NUMBERINGS, 0)
+        # Under another mapping these numbers are other calls, and tell nothing.
+        self._telling = all(vocabulary.name(number) == name for number, name in _LOADER.items())
 
     def extend(self, pid: int, found: np.ndarray) -> Iterator[Trace]:
         """Takes calls of one PID; yields the trace that another PID ends."""
@@ -138,7 +141,8 @@ class _Runs:
             return
         found, pid = np.concatenate(self._parts), self._pid
         self._pid, self._parts = None, []
-        self._weigh(tuple(found[:3].tolist()))
+        if self._telling:
+            self._weigh(tuple(found[:3].tolist()))
         calls = numbers.encode(found, self._table, self._vocabulary, self._counters)
         times = self._times_seen[pid] = self._times_seen.get(pid, 0) + 1
         self._counters.traces += 1
@@ -162,6 +166,6 @@ class _Runs:
         if self._evidence[other] > self._evidence[self._numbering]:
             shown = " ".join(map(str, beginning))
             raise SyscallLMError(
-                f"{self._source.name}: a trace begins with {shown}, which is open, read, mmap in numbering {other}, but "
-                f"it is read in numbering {self._numbering}; give --numbering={other}, and never mix the two"
+                f"{self._source.name}: a trace begins with {shown}, which is open, read, mmap in numbering {other}, "
+                f"but it is read in numbering {self._numbering}; give --numbering={other}, and never mix the two"
             )
