@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from types import ModuleType
 
 from absl import flags
 
@@ -23,7 +24,7 @@ def run(main: Callable[[list[str]], None]) -> None:
 def _exit_code(main: Callable[[list[str]], None], argv: list[str]) -> int:
     module = sys.modules[main.__module__]
     if any(argument in ("--help", "-h", "-help") for argument in argv[1:]):
-        print(_help(module.__doc__ or "", main.__module__))
+        print(_help(module))
         return 0
     try:
         arguments = flags.FLAGS(argv)[1:]
@@ -49,9 +50,15 @@ def _complain(message: str) -> int:
     return EXIT_USER_ERROR
 
 
-def _help(text: str, module: str) -> str:
-    lines = [text.strip(), "", "flags:"]
-    for flag in flags.FLAGS.flags_by_module_dict().get(module, []):
-        default = "" if flag.default in (None, "", []) else f" (default: {flag.default_as_str})"
+def own_flags(module: ModuleType) -> list[flags.Flag]:
+    """The flags that an experiment defines, in the order of its file."""
+    holders = (value for value in vars(module).values() if isinstance(value, flags.FlagHolder))
+    return [flags.FLAGS[holder.name] for holder in holders]
+
+
+def _help(module: ModuleType) -> str:
+    lines = [(module.__doc__ or "").strip(), "", "flags:"]
+    for flag in own_flags(module):
+        default = " (required)" if flag.default is None else f" (default: {flag.default_as_str})" if flag.default else ""
         lines.append(f"  --{flag.name}: {flag.help}{default}")
     return "\n".join(lines)

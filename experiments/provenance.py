@@ -6,10 +6,12 @@ import pathlib
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
-from absl import flags
+
+from syscall_lm.experiments import command
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pyarrow", "scikit-learn")
 
@@ -27,11 +29,9 @@ def environment() -> dict[str, Any]:
     }
 
 
-def configuration(module: str) -> dict[str, Any]:
-    """The resolved flags of an experiment (pass `__name__`)."""
-    known = flags.FLAGS.flags_by_module_dict()
-    mine = known.get(module if module != "__main__" else sys.argv[0], [])
-    return {flag.name: flag.value for flag in mine}
+def configuration(main: Callable[..., None]) -> dict[str, Any]:
+    """The resolved flags of the experiment whose `main` is given."""
+    return {flag.name: flag.value for flag in command.own_flags(sys.modules[main.__module__])}
 
 
 def _commit() -> str:

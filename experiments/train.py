@@ -40,7 +40,7 @@ BATCHING = flags.DEFINE_enum(
     "lanes: truncated back-propagation over packed lanes, fast; traces: whole traces of similar length, as in the paper",
 )
 MINIBATCH_CALLS = flags.DEFINE_integer("minibatch_calls", _DEFAULTS.minibatch_calls, "calls in a minibatch")
-STEPS = flags.DEFINE_integer("steps", None, "calls that gradients flow through (default: 64 for lanes, 4096 for traces)")
+STEPS = flags.DEFINE_integer("steps", 0, "calls that gradients flow through; 0 means 64 for lanes, 4096 for traces")
 PATIENCE = flags.DEFINE_integer("patience", _DEFAULTS.patience, "epochs without a better held-out loss before stopping")
 HELD_OUT = flags.DEFINE_float("held_out", 0.1, "share of the normal traces to hold out, if there is no split for it")
 SEED = flags.DEFINE_integer("seed", _DEFAULTS.seed, "of everything random", lower_bound=0)
@@ -110,7 +110,7 @@ def main(argv: list[str]) -> None:
 
 
 def _recipe() -> training.Recipe:
-    steps = STEPS.value if STEPS.value is not None else {"lanes": 64, "traces": 4096}[BATCHING.value]
+    steps = STEPS.value or {"lanes": 64, "traces": 4096}[BATCHING.value]
     return training.Recipe(
         epochs=EPOCHS.value,
         learning_rate=LEARNING_RATE.value,

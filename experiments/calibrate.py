@@ -1,0 +1,63 @@
+"""Calibrates a model on normal traces of the host where it is to be used: renews the scores that thresholds come from.
+
+  syscall-lm calibrate --model=model --archive=normal.parquet --split=validation
+
+Everything in the chosen split that is not labelled as an attack counts as normal. The ensemble's medians stay those of
+the training traces (Kim et al., eq. 3), unless --medians is given: then they, too, come from these traces, which suits
+a model that was trained elsewhere.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+from absl import flags
+
+from syscall_lm import files
+from syscall_lm.detectors import ensemble
+from syscall_lm.detectors.base import traces_needed
+from syscall_lm.detectors.language_model import LanguageModelDetector
+from syscall_lm.errors import SyscallLMError
+from syscall_lm.experiments import command, data
+from syscall_lm.models import store
+from syscall_lm.traces.archive import TraceArchive
+
+MODEL = flags.DEFINE_string("model", None, "model directory (made by `train`)", required=True)
+ARCHIVE = flags.DEFINE_string("archive", None, "archive with normal traces (made by `ingest`)", required=True)
+SPLIT = flags.DEFINE_string("split", "", "split of the archive to use; empty for traces without a split")
+MEDIANS = flags.DEFINE_bool("medians", False, "also renew the medians and spreads of the ensemble")
+FAR = flags.DEFINE_float("far", 0.01, "false alarm rate to print thresholds for")
+
+
+def main(argv: list[str]) -> None:
+    """Scores the traces and rewrites the model's calibration."""
+    if argv:
+        raise SyscallLMError(f"calibrate takes flags only; what is {argv[0]!r}?")
+    path = pathlib.Path(MODEL.value)
+    model = store.load(path)
+    archive = TraceArchive(ARCHIVE.value)
+    table = data.translation(model, archive)
+    detector = LanguageModelDetector.load(model)
+    scores = [
+        detector.member_scores(batch.calls.take(data.normal_split(batch, SPLIT.value)).translate(table))
+        for batch in archive.batches()
+    ]
+    held_out = np.concatenate(scores, axis=1)
+    if not held_out.shape[1]:
+        raise SyscallLMError(f"{archive.path}: no normal traces in split {SPLIT.value!r}; name another with --split")
+    source = f"{held_out.shape[1]} normal traces of {archive.path.name}, split {SPLIT.value!r}"
+    if MEDIANS.value:
+        calibration = ensemble.Calibration.from_scores(held_out, held_out, source)
+    else:
+        calibration = dataclasses.replace(detector.calibration, held_out=held_out, source=source)
+    files.write_text(path / store.CALIBRATION, json.dumps(calibration.to_json(detector.scorer.names)) + "\n")
+    print(f"{path}: calibrated on {source}; thresholds for a false alarm rate of {FAR.value:g}:")
+    for method in ensemble.METHODS:
+        print(f"  {method}: {calibration.threshold(method, FAR.value):.4f}")
+    if held_out.shape[1] < traces_needed(FAR.value):
+        print(f"  note: {traces_needed(FAR.value)} traces would be needed to promise that rate")
+
+
+if __name__ == "__main__":
+    command.run(main)
