@@ -5,45 +5,33 @@ the way, one archive deep. Nothing is written to disk: a member's name is a labe
 from outside, so what is unpacked is bounded (`Limits`).
 """
 
-import bz2
 import collections
 import contextlib
 import dataclasses
 import glob
-import gzip
-import lzma
 import os
 import stat
-import struct
 import sys
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import zstandard
-
 from syscall_lm.errors import SyscallLMError
-from syscall_lm.traces import tar_stream
+from syscall_lm.traces import tar_stream, unpacking
 from syscall_lm.traces.readers import Counters
+from syscall_lm.traces.unpacking import CHUNK, ByteStream
 
 STANDARD_INPUT = "-"
 HEAD = 2**16  # bytes by which a format is recognised
-CHUNK = 2**18
 MAX_LINE = 2**20
 
 TRUNCATED = "compressed data truncated or damaged"
-TAR_DAMAGE_ERRORSD = "tar archive truncated or damaged"
+TAR_DAMAGED = "tar archive truncated or damaged"
+ZIP_DAMAGED = "zip archive truncated or damaged"
 ZIP_MEMBER = "zip member encrypted, damaged or packed in an unknown way"
-DAMAGE = (TRUNCATED, TAR_DAMAGE_ERRORSD, ZIP_MEMBER)
+DAMAGE = (TRUNCATED, TAR_DAMAGED, ZIP_DAMAGED, ZIP_MEMBER)
 NESTED = "archive within an archive"
 EMPTY = "empty file"
-
-_MAGIC = {b"\x1f\x8b\x08": "gzip", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-_BZIP2_BLOCKS = (b"1AY&SY", b"\x17rE8P\x90")  # the first block, or the end of an empty file
-_UNPACKING_ERRORS = (EOFError, OSError, ValueError, RuntimeError, OverflowError, struct.error, zipfile.BadZipFile)
-_UNPACKING_ERRORS += (zlib.error, lzma.LZMAError, zstandard.ZstdError)
-_XZ_MEMORY, _ZSTD_WINDOW = 2**29, 2**27  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,31 +47,6 @@ class Limits:
     ratio: int = 500
     free_bytes: int = 2**26
     member_bytes: int = 2**36
-
-
-class ByteStream:
-    """Bytes from a function, with a look ahead.
-
-    Args:
-      read: gives at most the asked number of bytes, none at the end.
-    """
-
-    def __init__(self, read: Callable[[int], bytes]):
-        self._read = read
-        self._ahead = b""
-
-    def peek(self, size: int) -> bytes:
-        """The next `size` bytes (fewer only at the end), which stay to be read."""
-        while len(self._ahead) < size and (data := self._read(size - len(self._ahead))):
-            self._ahead += data
-        return self._ahead[:size]
-
-    def read(self, size: int) -> bytes:
-        """At most `size` bytes; none at the end."""
-        if self._ahead:
-            data, self._ahead = self._ahead[:size], self._ahead[size:]
-            return data
-        return self._read(size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,10 +148,20 @@ def _paths(arguments: Sequence[str], skipped: collections.Counter[str]) -> Itera
             found = sorted(glob.glob(argument, recursive=True))
             if not found:
                 raise SyscallLMError(f"{as_text(argument)}: no file matches this pattern")
+            folder = argument[: argument.index("**")] if "**" in argument else ""
             for path in found:
+                if folder and _through_link(path, folder):  # ** would walk in circles
+                    skipped["symbolic link"] += 1
+                    continue
                 yield from ((p, False) for p in (_walk(path, skipped) if os.path.isdir(path) else [path]))
         else:
             raise SyscallLMError(f"{as_text(argument)}: no such file or folder")
+
+
+def _through_link(path: str, folder: str) -> bool:
+    """Whether a symbolic link lies between `folder` and `path`."""
+    parts = path[len(folder) :].split(os.sep)
+    return any(os.path.islink(folder + os.sep.join(parts[: i + 1])) for i in range(len(parts)))
 
 
 def _walk(folder: str, skipped: collections.Counter[str]) -> Iterator[str]:
@@ -227,16 +200,16 @@ class _Opener:
             yield from self._zip_members()
         elif tar_stream.is_header(head):
             yield from self._tar_members(raw)
-        elif (packing := _packing(head)) is None:
+        elif (packing := unpacking.packing(head)) is None:
             yield Source(self._name, raw)
         else:
-            stream = self._unpack(raw, packing, self._name, depth=0)
+            stream = ByteStream(self._guarded(unpacking.reader(raw, packing), self._name, depth=0))
             head = stream.peek(tar_stream.BLOCK)
             if not head:
                 self._nothing(f"nothing can be unpacked from it ({packing}); is it empty, truncated or damaged?", EMPTY)
             elif tar_stream.is_header(head):
                 yield from self._tar_members(stream)
-            elif _is_zip(head) or _packing(head):
+            elif _is_zip(head) or unpacking.packing(head):
                 self._nothing("is packed twice; unpack it once yourself", NESTED)
             else:
                 yield Source(self._name, stream)
@@ -270,7 +243,7 @@ class _Opener:
                 elif self._safe(member.name):
                     yield from self._member(member.name, ByteStream(member.read))
         except tar_stream.TarError:
-            self._skipped[TAR_DAMAGE_ERRORSD] += 1
+            self._skipped[TAR_DAMAGED] += 1
 
     def _zip_members(self) -> Iterator[Source]:
         if not self._file.seekable():
@@ -278,8 +251,9 @@ class _Opener:
         try:
             archive = zipfile.ZipFile(self._file)
             self._bytes_in = self._file.seek(0, os.SEEK_END)
-        except _UNPACKING_ERRORS as error:
-            raise SyscallLMError(f"{self._name}: a zip archive, but truncated or damaged ({error})") from error
+        except unpacking.ERRORS as error:
+            self._nothing(f"a zip archive, but truncated or damaged ({error})", ZIP_DAMAGED)
+            return
         for info in archive.infolist():
             name = info.filename.encode("utf-8", "surrogateescape")
             if info.is_dir():
@@ -290,10 +264,10 @@ class _Opener:
             if not self._safe(name):
                 continue
             try:
-                file = archive.open(info)
+                file: Any = archive.open(info)
             except SyscallLMError:
                 raise
-            except _UNPACKING_ERRORS:
+            except unpacking.ERRORS:
                 self._skipped[ZIP_MEMBER] += 1
                 continue
             with file:
@@ -313,27 +287,15 @@ class _Opener:
     def _member(self, name: bytes, stream: ByteStream) -> Iterator[Source]:
         label = self._label_of(name)
         head = stream.peek(tar_stream.BLOCK)
-        if packing := _packing(head):
-            stream = self._unpack(stream, packing, label, depth=1)
+        if packing := unpacking.packing(head):
+            stream = ByteStream(self._guarded(unpacking.reader(stream, packing), label, depth=1))
             head = stream.peek(tar_stream.BLOCK)
         if not head:
             self._skipped[EMPTY] += 1
-        elif _is_zip(head) or tar_stream.is_header(head) or _packing(head):
+        elif _is_zip(head) or tar_stream.is_header(head) or unpacking.packing(head):
             self._skipped[NESTED] += 1
         else:
             yield Source(label, stream)
-
-    def _unpack(self, packed: ByteStream, packing: str, label: str, depth: int) -> ByteStream:
-        match packing:
-            case "gzip":
-                read = gzip.GzipFile(fileobj=packed).read1  # type: ignore[arg-type]  # it needs read() only
-            case "bzip2":
-                read = _FrameReader(packed, bz2.BZ2Decompressor).read
-            case "xz":
-                read = _FrameReader(packed, lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY)).read
-            case _:
-                read = _FrameReader(packed, _ZstdDecompressor, chunk=2**10).read
-        return ByteStream(self._guarded(read, label, depth))
 
     def _guarded(self, read: Callable[[int], bytes], label: str, depth: int) -> Callable[[int], bytes]:
         """`read` with the limits; damage ends the stream and is counted."""
@@ -347,7 +309,7 @@ class _Opener:
                 data = read(size)
             except SyscallLMError:  # of the file underneath
                 raise
-            except _UNPACKING_ERRORS:
+            except unpacking.ERRORS:
                 self._skipped[TRUNCATED] += 1
                 data = b""
             ended = not data
@@ -364,64 +326,6 @@ class _Opener:
             return data
 
         return guarded
-
-
-class _FrameReader:
-    """Reads concatenated bzip2, xz or zstd frames with bounded output, which their file classes do not promise."""
-
-    def __init__(self, packed: ByteStream, new: Callable[[], Any], chunk: int = CHUNK):
-        self._packed, self._new, self._chunk = packed, new, chunk
-        self._decompressor = new()
-
-    def read(self, size: int) -> bytes:
-        """At most `size` bytes; none at the end. Raises EOFError for damage."""
-        while True:
-            data = b""
-            if self._decompressor.eof:
-                data = self._decompressor.unused_data or self._packed.read(self._chunk)
-                if not data.strip(b"\0"):  # the end, or padding
-                    return b""
-                self._decompressor = self._new()
-            elif self._decompressor.needs_input and not (data := self._packed.read(self._chunk)):
-                raise EOFError
-            if unpacked := self._decompressor.decompress(data, size):
-                return unpacked
-
-
-class _ZstdDecompressor:
-    """zstandard's decompressor as bz2's and lzma's are: with a limit on what comes out at once.
-
-    One block of at least 4 bytes gives at most 128 KiB, so what is held is bounded by feeding little at a time.
-    """
-
-    def __init__(self):
-        self._object = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).decompressobj()
-        self._unpacked, self._given = b"", 0
-
-    @property
-    def needs_input(self) -> bool:
-        return self._given >= len(self._unpacked)
-
-    @property
-    def eof(self) -> bool:
-        return self.needs_input and self._object.eof
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._object.unused_data
-
-    def decompress(self, data: bytes, size: int) -> bytes:
-        if data:
-            self._unpacked, self._given = self._object.decompress(data), 0
-        piece = self._unpacked[self._given : self._given + size]
-        self._given += len(piece)
-        return piece
-
-
-def _packing(head: bytes) -> str | None:
-    if head.startswith(b"BZh") and head[4:10] in _BZIP2_BLOCKS:
-        return "bzip2"
-    return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
 
 
 def _is_zip(head: bytes) -> bool:

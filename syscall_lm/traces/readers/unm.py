@@ -30,7 +30,7 @@ DESCRIPTION = 'UNM: lines of "PID CALL", with a mapping file'
 NOT_A_PAIR, BLANK = "not a pair of numbers", "empty line"
 NOISE = frozenset({BLANK})
 
-NUMBERINGS = ("A", "B")
+NUMBERINGS = ["A", "B"]
 _LOADER = {4: "open", 2: "read", 66: "mmap"}  # SunOS 4's dynamic loader; a number is a position in its mapping
 _BEGINNINGS = {"A": tuple(_LOADER), "B": tuple(number + 1 for number in _LOADER)}
 _PAIR = re.compile(rb"[ \t]*\d{1,9}[ \t]+\d{1,9}[ \t]*", re.ASCII)
@@ -66,7 +66,7 @@ def numbering(options: Options) -> str:
     Raises:
       SyscallLMError: it is neither.
     """
-    if options.numbering not in ("", *NUMBERINGS):
+    if options.numbering not in ["", *NUMBERINGS]:
         raise SyscallLMError(f"--numbering={options.numbering}: expected A (from zero) or B (SunOS's own numbers)")
     return options.numbering or "A"
 
@@ -124,7 +124,7 @@ class _Runs:
         self._pid: int | None = None
         self._parts: list[np.ndarray] = []
         self._times_seen: dict[int, int] = {}
-        self._evidence = dict.fromkeys(NUMBERINGS, 0)
+        self._evidence: dict[str, int] = dict.fromkeys(NUMBERINGS, 0)
         # Under another mapping these numbers are other calls, and tell nothing.
         self._telling = all(vocabulary.name(number) == name for number, name in _LOADER.items())
 
