@@ -32,13 +32,17 @@ PACK = {
 TEXT = b"7853  read(3, ...) = 1\n" * 2000
 
 
+def whole(stream):
+    return b"".join(iter(lambda: stream.read(10_000), b""))
+
+
 def contents(*arguments, limits=None):
     """Name -> content of every source, and what was skipped."""
     skipped = collections.Counter()
     found = {}
     for source in open_sources([str(a) for a in arguments], skipped, limits):
         assert source.name not in found
-        found[source.name] = b"".join(iter(lambda: source.stream.read(10_000), b""))
+        found[source.name] = whole(source.stream)
     return found, skipped
 
 
@@ -161,7 +165,7 @@ def test_tar_stream_agrees_with_tarfile(members, format):
     found = []
     for member in tar_stream.members(io.BytesIO(archive)):
         if member.kind == "file":
-            found.append((member.name.decode(), b"".join(iter(lambda: member.read(100), b""))))
+            found.append((member.name.decode(), whole(member)))
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         expected = [(info.name, tar.extractfile(info).read()) for info in tar if info.isreg()]
     assert [(name.rstrip("/"), data) for name, data in found] == expected
