@@ -13,6 +13,7 @@ import dataclasses
 import json
 import pathlib
 
+import tqdm
 from absl import flags
 
 from syscall_lm import files, scoring, training
@@ -79,6 +80,7 @@ def main(argv: list[str]) -> None:
 
         def log(rows: list[dict]) -> None:
             files.write_text(path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+            tqdm.tqdm.write(_progress(rows[-1], recipe.epochs))
 
         members, history = training.train_members(
             shapes, recipe, train, held_out, path / "checkpoints", log,
@@ -107,6 +109,14 @@ def main(argv: list[str]) -> None:
             f"({traces_needed(FAR.value)} could); the threshold is their highest score"
         )
     print(f"model: {path}")
+
+
+def _progress(row: dict, epochs: int) -> str:
+    train, held_out = ("/".join(f"{value:.3f}" for value in row[name]) for name in ("train_nll", "held_out_nll"))
+    return (
+        f"  {row['shape']} epoch {row['epoch']}/{epochs}: training {train}, held-out {held_out} nats per call, "
+        f"{row['calls_per_second']:,} calls/s"
+    )
 
 
 def _recipe() -> training.Recipe:

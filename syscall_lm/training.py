@@ -165,7 +165,7 @@ def train_group(
       workdir: where checkpoints live; None for none. A folder with checkpoints is resumed.
       checkpoint_seconds: how often one is written, besides one an epoch.
       log: called after each epoch with all rows so far (plain JSON values).
-      progress: show a progress bar on stderr.
+      progress: show a progress bar on stderr, if that is a terminal.
 
     Raises:
       SyscallLMError: no training or held-out traces, a loss that is not finite, or a damaged checkpoint.
@@ -181,7 +181,7 @@ def train_group(
 
     checkpoints = _Checkpoints(workdir, checkpoint_seconds)
     state, history = checkpoints.restore(_initial_state(shape, keys, optimizer, recipe))
-    bar = tqdm.tqdm(total=recipe.epochs * steps_an_epoch, desc=str(shape), unit="step", disable=not progress)
+    bar = tqdm.tqdm(total=recipe.epochs * steps_an_epoch, desc=str(shape), unit="step", disable=None if progress else True)
     bar.update(int(state["step"]))
     with bar, checkpoints:
         for epoch in range(int(state["epoch"]), recipe.epochs):
