@@ -108,7 +108,9 @@ def read(source: Source, vocabulary: Vocabulary, options: Options, counters: Cou
             counters.skipped[NOT_A_PAIR] += len(block) - len(pairs) - blank
         values = numbers.integers(b"\n".join(pairs))[0].reshape(-1, 2)
         values = values[numbers.drop_large(values[:, 1], counters)]
-        starts = np.flatnonzero(np.diff(values[:, 0], prepend=-1 if len(values) else values[:0, 0]))
+        if len(values) == 0:
+            continue
+        starts = np.flatnonzero(np.diff(values[:, 0], prepend=-1))
         for start, end in zip(starts, [*starts[1:], len(values)], strict=True):
             yield from runs.extend(int(values[start, 0]), values[start:end, 1])
     yield from runs.finish()
