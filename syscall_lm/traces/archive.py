@@ -59,7 +59,7 @@ class TraceArchiveWriter:
 
     def __enter__(self) -> "TraceArchiveWriter":
         self._temporary = self._complete.__enter__()
-        self._writer = pq.ParquetWriter(self._temporary, SCHEMA, compression="zstd")
+        self._writer = pq.ParquetWriter(self._temporary, SCHEMA, compression="zstd", write_page_checksum=True)
         return self
 
     def write(self, trace: Trace) -> None:
@@ -147,8 +147,8 @@ class TraceArchive:
         if not self.path.is_file():
             raise SyscallLMError(f"{self.path}: no such file; expected a trace archive (make one with `ingest`)")
         try:
-            self._file = pq.ParquetFile(self.path)
-        except (pa.ArrowException, OSError) as error:
+            self._file = pq.ParquetFile(self.path, page_checksum_verification=True)
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise SyscallLMError(f"{self.path}: not a trace archive (Parquet), or truncated") from error
         header = (self._file.metadata.metadata or {}).get(METADATA_KEY)
         if header is None:
@@ -195,8 +195,10 @@ class TraceArchive:
 
     def _read_group(self, group: int) -> pa.Table:
         try:
-            return self._file.read_row_group(group)
-        except (pa.ArrowException, OSError) as error:
+            table = self._file.read_row_group(group)
+            table.validate(full=True)  # offsets, and that text is UTF-8
+            return table
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise SyscallLMError(f"{self.path}: damaged or truncated in row group {group}") from error
 
     @staticmethod
