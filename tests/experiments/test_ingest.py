@@ -1,0 +1,55 @@
+import pathlib
+import subprocess
+import sys
+
+from syscall_lm.traces.archive import TraceArchive
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def run(*arguments, data=b""):
+    command = [sys.executable, "-m", "experiments.ingest", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, input=data, capture_output=True, timeout=120, check=False)
+
+
+def test_the_command_reads_standard_input_and_tells_what_it_did(tmp_path):
+    data = b"7 read(0) = 0\n7 \x1b[31m\n7 bad\x1bname(0) = 0\n"
+    done = run(f"--output={tmp_path}/x.parquet", "--label=normal", "-", data=data)
+    assert done.returncode == 0, done.stderr
+    text = done.stdout.decode()
+    assert "format: strace (recognised)" in text and "1 traces, 1 calls from 1 files" in text
+    assert "normal, no split: 1 traces" in text and "not a call: 2" in text
+    assert TraceArchive(tmp_path / "x.parquet").num_calls == 1
+
+
+def test_a_hostile_name_reaches_the_terminal_without_control_characters(tmp_path):
+    name = "a\x1b[31m\n.strace"
+    (tmp_path / name).write_bytes(b"7 read(0) = 0\n")
+    done = run(f"--output={tmp_path}/x.parquet", tmp_path / name)
+    assert done.returncode == 0 and b"\x1b" not in done.stdout and b"\\x1b[31m\\n.strace" in done.stdout
+    (tmp_path / name).write_bytes(b"hello\n")
+    done = run(f"--output={tmp_path}/x.parquet", tmp_path / name)
+    assert done.returncode == 2 and b"\x1b" not in done.stderr
+
+
+def test_mistakes_are_one_sentence_and_exit_code_2(tmp_path):
+    for arguments in (
+        [f"--output={tmp_path}/x.parquet", tmp_path / "missing"],
+        [f"--output={tmp_path}/x.parquet"],
+        [tmp_path],
+        [f"--output={tmp_path}/x.parquet", "--label=good", tmp_path],
+        [f"--output={tmp_path}/x.parquet", "--no_such_flag", tmp_path],
+    ):
+        done = run(*arguments)
+        assert done.returncode == 2 and done.stdout == b""
+        assert done.stderr.startswith(b"error: ") and done.stderr.count(b"\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_adfa_ld_from_the_original_zip(tmp_path, shared_data):
+    done = run(f"--output={tmp_path}/x.parquet", shared_data / "adfa_ld/ADFA-LD.zip")
+    assert done.returncode == 0, done.stderr
+    for row in (b"5,951 traces, 2,747,550 calls", b"normal, train: 833", b"normal, test: 4,372", b"attack, test: 746"):
+        assert row in done.stdout
+    archive = TraceArchive(tmp_path / "x.parquet")
+    assert archive.num_traces == 5951 and len(archive.vocabulary.names) == 341
