@@ -19,8 +19,8 @@ from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command
 
 OUTPUT = flags.DEFINE_string("output", "demo", "directory for the model, the scores, the results and the report")
-MEMBERS = flags.DEFINE_string("members", "1x64,1x96,2x64", "language models to train; small ones, to be quick")
-EPOCHS = flags.DEFINE_integer("epochs", 12, "passes over the training traces")
+MEMBERS = flags.DEFINE_string("members", "1x96,1x128,1x160", "language models to train; small ones, to be quick")
+EPOCHS = flags.DEFINE_integer("epochs", 10, "passes over the training traces")
 
 
 def main(argv: list[str]) -> None:
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
     output = pathlib.Path(OUTPUT.value)
     archive, model, scores = corpus.path(), output / "model", output / "scores.parquet"
     print(f"The embedded corpus ({archive}): a demonstration, not a benchmark.")
-    _step("train", archive=archive, model=model, members=MEMBERS.value, epochs=EPOCHS.value)
+    _step("train", archive=archive, model=model, members=MEMBERS.value, epochs=EPOCHS.value, dropout=0.2)
     _step("score", model=model, archive=archive, output=scores, top=5)
     _step("evaluate", model=model, archive=archive, output=output / "results")
     _step("report", model=model, archive=archive, output=output / "report")

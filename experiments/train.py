@@ -40,8 +40,8 @@ BATCHING = flags.DEFINE_enum(
     training.BATCHINGS,
     "lanes: truncated back-propagation over packed lanes, fast; traces: whole traces of similar length, as in the paper",
 )
-MINIBATCH_CALLS = flags.DEFINE_integer("minibatch_calls", _DEFAULTS.minibatch_calls, "calls in a minibatch")
-STEPS = flags.DEFINE_integer("steps", 0, "calls that gradients flow through; 0 means 64 for lanes, 4096 for traces")
+MINIBATCH_CALLS = flags.DEFINE_integer("minibatch_calls", 0, "calls in a minibatch; 0 chooses 512 to 4096 by the data")
+STEPS = flags.DEFINE_integer("steps", 0, "calls that gradients flow through; 0 means 32 or 64 for lanes, 4096 for traces")
 PATIENCE = flags.DEFINE_integer("patience", _DEFAULTS.patience, "epochs without a better held-out loss before stopping")
 HELD_OUT = flags.DEFINE_float("held_out", 0.1, "share of the normal traces to hold out, if there is no split for it")
 SEED = flags.DEFINE_integer("seed", _DEFAULTS.seed, "of everything random", lower_bound=0)
@@ -53,13 +53,13 @@ def main(argv: list[str]) -> None:
     """Trains, saves, calibrates."""
     if argv:
         raise SyscallLMError(f"train takes flags only; what is {argv[0]!r}?")
-    recipe = _recipe()
     archive = TraceArchive(ARCHIVE.value)
     vocabulary = archive.vocabulary
     shapes = [lstm.Shape.parse(member, vocabulary.size) for member in MEMBERS.value]
     if not shapes:
         raise SyscallLMError("--members: name at least one, like 1x200")
     train, held_out = data.training_traces(archive, HELD_OUT.value, SEED.value)
+    recipe = _recipe(len(train.calls))
     configuration = {
         "members": [str(shape) for shape in shapes],
         **dataclasses.asdict(recipe),
@@ -119,8 +119,10 @@ def _progress(row: dict, epochs: int) -> str:
     )
 
 
-def _recipe() -> training.Recipe:
-    steps = STEPS.value or {"lanes": 64, "traces": 4096}[BATCHING.value]
+def _recipe(calls: int) -> training.Recipe:
+    # At least some 64 updates an epoch: a small capture learns little from few large minibatches.
+    minibatch_calls = MINIBATCH_CALLS.value or min(4096, max(512, 1 << (calls // 64).bit_length() - 1))
+    steps = STEPS.value or (4096 if BATCHING.value == "traces" else 64 if minibatch_calls >= 4096 else 32)
     return training.Recipe(
         epochs=EPOCHS.value,
         learning_rate=LEARNING_RATE.value,
@@ -128,7 +130,7 @@ def _recipe() -> training.Recipe:
         dropout=DROPOUT.value,
         clip=CLIP.value,
         batching=BATCHING.value,
-        minibatch_calls=MINIBATCH_CALLS.value,
+        minibatch_calls=minibatch_calls,
         steps=steps,
         patience=PATIENCE.value,
         seed=SEED.value,

@@ -1,0 +1,96 @@
+"""Scoring whole, in tiles, or call by call gives the same numbers."""
+
+import jax
+import numpy as np
+import pytest
+
+from syscall_lm import scoring
+from syscall_lm.models import language_model, lstm
+from syscall_lm.models.store import Member
+from syscall_lm.traces.trace import Sequences
+
+V = 13
+
+
+@pytest.fixture(scope="module")
+def members():
+    shapes = [lstm.Shape(V, 6), lstm.Shape(V, 4, 2), lstm.Shape(V, 6)]  # two of one shape, one between them
+    keys = jax.random.split(jax.random.key(0), len(shapes))
+    params = [jax.tree.map(lambda x: x * 8, language_model.initialise(k, s)) for k, s in zip(keys, shapes, strict=True)]
+    return [Member(f"m{i}", s, p) for i, (s, p) in enumerate(zip(shapes, params, strict=True))]
+
+
+@pytest.fixture(scope="module")
+def traces():
+    rng = np.random.default_rng(0)
+    lengths = [1, 2, 50, 1, 17, 300, 5, 64, 63, 65]
+    return Sequences.from_list([rng.integers(0, V, n) for n in lengths])
+
+
+def one_by_one(members, traces):
+    """Each trace alone, in one pass, by the training path."""
+    parts = []
+    for calls in traces:
+        rows = []
+        for member in members:
+            inputs = np.concatenate([[V], calls[:-1]])[:, None]
+            reset = (np.arange(len(calls)) == 0)[:, None]
+            state = lstm.initial_state(member.params, 1)
+            h, _ = lstm.run(member.params, inputs, reset, state)
+            rows.append(lstm.negative_log_likelihood(member.params, h, calls[:, None].astype(np.int32))[:, 0])
+        parts.append(np.stack(rows))
+    return np.concatenate(parts, axis=1)
+
+
+@pytest.mark.parametrize(("lanes", "steps"), [(1, 7), (2, 64), (4, 1), (128, 128), (3, 1000)])
+def test_packed_tiles_equal_each_trace_alone(members, traces, lanes, steps):
+    scores = scoring.Scorer(members, lanes, steps).surprisal(traces)
+    np.testing.assert_allclose(scores, one_by_one(members, traces), rtol=1e-5, atol=1e-5)
+
+
+def test_call_by_call_equals_whole(members, traces):
+    scorer = scoring.Scorer(members)
+    stream = scorer.stream()
+    calls = traces[2]
+    streamed = np.stack([stream.push([call])[:, 0] for call in calls], axis=1)
+    whole = scorer.surprisal(Sequences.from_list([calls]))
+    np.testing.assert_allclose(streamed, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_a_stream_holds_traces_side_by_side_and_restarts_one(members, traces):
+    scorer = scoring.Scorer(members)
+    a, b, c = traces[2][:20], traces[5][:30], traces[4][:10]
+    stream = scorer.stream(lanes=2)
+    rows = []
+    for t in range(30):
+        if t == 20:
+            stream.restart(0)  # trace c begins in lane 0 while b goes on in lane 1
+        rows.append(stream.push([a[t] if t < 20 else c[t - 20], b[t]]))
+    rows = np.stack(rows, axis=1)
+    whole = scorer.surprisal(Sequences.from_list([a, c, b]))
+    np.testing.assert_allclose(np.concatenate([rows[:, :, 0], rows[:, :, 1]], axis=1), whole, rtol=1e-5, atol=1e-5)
+
+
+def test_identical_traces_are_computed_once_and_scored_alike(members, traces, monkeypatch):
+    scorer = scoring.Scorer(members)
+    doubled = Sequences.from_list([*traces, *list(traces)[::-1]])
+    computed = []
+    original = scorer._surprisal
+    monkeypatch.setattr(scorer, "_surprisal", lambda s: computed.append(len(s.calls)) or original(s))
+    scores = scorer.surprisal(doubled)
+    assert computed == [sum(len(t) for t in {t.tobytes(): t for t in traces}.values())]
+    expected = [scorer.surprisal(Sequences.from_list([trace])) for trace in doubled]
+    np.testing.assert_allclose(scores, np.concatenate(expected, axis=1), rtol=1e-5, atol=1e-5)
+
+
+def test_means_and_stretches_by_brute_force(traces):
+    surprisal = np.random.default_rng(1).random(len(traces.calls)).astype(np.float32)
+    means = scoring.means(np.stack([surprisal, 2 * surprisal]), traces)
+    starts, lengths, best = scoring.most_surprising_stretches(surprisal, traces, 5)
+    for i, (begin, end) in enumerate(zip(traces.offsets, traces.offsets[1:], strict=False)):
+        part = surprisal[begin:end].astype(np.float64)
+        np.testing.assert_allclose(means[:, i], [part.mean(), 2 * part.mean()], rtol=1e-6)
+        size = min(5, len(part))
+        windows = [part[j : j + size].mean() for j in range(len(part) - size + 1)]
+        assert lengths[i] == size and starts[i] == np.argmax(windows)
+        np.testing.assert_allclose(best[i], max(windows), rtol=1e-9)
