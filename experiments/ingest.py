@@ -14,10 +14,10 @@ second on one core.
 import sys
 
 from absl import flags
-from syscall_lm.experiments import command
 from tqdm import tqdm
 
 from syscall_lm.errors import SyscallLMError
+from syscall_lm.experiments import command
 from syscall_lm.traces import readers
 from syscall_lm.traces.ingest import AUTO, Summary, ingest
 from syscall_lm.traces.readers import Options

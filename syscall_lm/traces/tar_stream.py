@@ -19,7 +19,7 @@ KINDS = {b"1": "hard link", b"2": "symbolic link", b"3": "device", b"4": "device
 class Readable(Protocol):
     """What bytes are read from."""
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int, /) -> bytes:
         """At most `size` bytes; none at the end."""
         ...
 
@@ -116,7 +116,7 @@ def members(stream: Readable) -> Iterator[Member]:
 
 
 def _number(field: bytes) -> int:
-    if field[:1] in (b"\x80",):
+    if field[:1] == b"\x80":  # GNU's base 256
         return int.from_bytes(field[1:], "big")
     digits = field.strip(b" \0")
     try:

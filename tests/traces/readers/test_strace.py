@@ -90,6 +90,7 @@ def test_one_line_is_one_call(line, pid, name):
         ("7904 ????( <unfinished ...>", strace.NAMELESS),
         ("7904 <... ??? resumed>) = ?", strace.NAMELESS),
         ("hello, world", strace.NOT_A_CALL),
+        ("7 +++ exited with 0 +++ and more", strace.NOT_A_CALL),
         ("main(argc) {", strace.NOT_A_CALL),
         ("", strace.BLANK),
     ],
@@ -168,6 +169,14 @@ def test_a_resumed_call_counts_only_where_its_beginning_is_missing():
     data = b"1 <... read resumed>) = 0\n1 write(1 <unfinished ...>\n1 <... write resumed>) = 1\n"
     data += b"1 read(0 <unfinished ...>\n2 <... read resumed>) = 0\n1 <... futex resumed>) = 0\n"
     assert by_pid(data)[0] == {1: [["read", "write", "read", "futex"]], 2: [["read"]]}
+
+
+def test_a_call_that_never_ended_hides_no_later_one():
+    assert by_pid(b"1 read(0 <unfinished ...>\n1 write(1) = 1\n1 <... read resumed>) = 0\n")[0] == {
+        1: [["read", "write", "read"]]
+    }
+    data = b"[pid 1] clone(0strace: Process 5 attached\n, x) = 5\n[pid 1] <... clone resumed>) = 5\n"
+    assert by_pid(data)[0] == {1: [["clone", "clone"]]}
 
 
 def test_a_pid_that_comes_back_is_another_trace():
@@ -329,7 +338,8 @@ class Renderer:
         if name := self.pending.pop(pid, None):
             self.line(pid, f"<... {name} resumed>{quoted(string)}, 8{self.result('0')}")
 
-    def event(self, number, kind, name, string, glued):
+    def event(self, event, glued):
+        number, kind, name, string = event
         pid = 100 if self.form.pid == "none" else 100 + number
         if pid in self.ended or 100 in self.ended:
             return
@@ -358,7 +368,7 @@ class Renderer:
 def test_render_and_read_gives_the_same_calls(form, happened):
     renderer = Renderer(form)
     for event, glued in happened:
-        renderer.event(*event, glued)
+        renderer.event(event, glued)
     data = "\n".join(renderer.out).encode() + b"\n"
     found, counters = by_pid(data)
     expected = {pid: [calls] for pid, calls in renderer.calls.items() if calls}
