@@ -1,8 +1,17 @@
 """What all tests share."""
 
+import json
 import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import jax
+import numpy as np
 import pytest
+
+from syscall_lm.detectors.ensemble import Calibration
+from syscall_lm.models import language_model, lstm, store
+from syscall_lm.traces.vocabulary import Vocabulary
 
 
 @pytest.fixture(scope="session")
@@ -12,3 +21,32 @@ def shared_data() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip(f"the data sets are not here ({folder})")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Callable[..., pathlib.Path]:
+    """Makes calibrated model directories of random parameters: `tiny_model(path, vocabulary, members, held_out, info)`.
+
+    Its surprisals lie near log V; the calibration pretends that normal traces score a little below that.
+    """
+
+    def make(
+        path: pathlib.Path,
+        vocabulary: Vocabulary,
+        members: Sequence[str] = ("1x4",),
+        held_out: int = 120,
+        info: Mapping[str, Any] | None = None,
+    ) -> pathlib.Path:
+        shapes = [lstm.Shape.parse(member, vocabulary.size) for member in members]
+        keys = jax.random.split(jax.random.key(0), len(shapes))
+        names = [f"{member}.{number + 1}" for number, member in enumerate(members)]
+        parameters = [language_model.initialise(key, shape) for key, shape in zip(keys, shapes, strict=True)]
+        scores = np.log(vocabulary.size) + np.random.default_rng(0).normal(-0.05, 0.05, (len(members), held_out))
+        calibration = Calibration.from_scores(scores, scores, f"{held_out} made-up normal traces")
+        path.mkdir(parents=True, exist_ok=True)
+        (path / store.CALIBRATION).write_text(json.dumps(calibration.to_json(names)))
+        made = tuple(store.Member(*parts) for parts in zip(names, shapes, parameters, strict=True))
+        store.save(path, vocabulary, made, info or {})
+        return path
+
+    return make
