@@ -6,7 +6,7 @@ It says how many traces are abnormal at which threshold, what the model was trai
 attacks from normal traces (where the archive has labels), what was skipped, and it shows the most suspicious traces
 call by call. --scores saves the time to score the archive again. `report.html` is written last.
 
-A minute for the 2.7 million calls of ADFA-LD with one member of 32 cells on two cores; seconds with --scores.
+ADFA-LD's 2.7 million calls with one member of 32 cells take 7 seconds on two cores, 5 with --scores.
 """
 
 import dataclasses
@@ -114,6 +114,7 @@ def gather(model: Model, detector: LanguageModelDetector, archive: TraceArchive,
         false_alarm_rate=detector.false_alarm_rate,
         needed=traces_needed(detector.false_alarm_rate),
         held_out=held_out,
+        learned_here=model.info.get("archive") == archive.path.name,
         calibration=detector.calibration.source or f"{held_out:,} held-out normal traces",
         groups=tally.groups(abnormal, MOST_ROWS),
         members=_members(model, detector),

@@ -38,10 +38,15 @@ def tiny_model() -> Callable[..., pathlib.Path]:
         info: Mapping[str, Any] | None = None,
     ) -> pathlib.Path:
         shapes = [lstm.Shape.parse(member, vocabulary.size) for member in members]
-        keys = jax.random.split(jax.random.key(0), len(shapes))
+        rng = np.random.default_rng(0)
+
+        def drawn(shape: lstm.Shape) -> Any:  # as `initialise` does, without compiling it for every shape
+            tree = jax.eval_shape(lambda key: language_model.initialise(key, shape), jax.random.key(0))
+            return jax.tree.map(lambda leaf: rng.uniform(-0.1, 0.1, leaf.shape).astype(leaf.dtype), tree)
+
         names = [f"{member}.{number + 1}" for number, member in enumerate(members)]
-        parameters = [language_model.initialise(key, shape) for key, shape in zip(keys, shapes, strict=True)]
-        scores = np.log(vocabulary.size) + np.random.default_rng(0).normal(-0.05, 0.05, (len(members), held_out))
+        parameters = [drawn(shape) for shape in shapes]
+        scores = np.log(vocabulary.size) + rng.normal(-0.05, 0.05, (len(members), held_out))
         calibration = Calibration.from_scores(scores, scores, f"{held_out} made-up normal traces")
         path.mkdir(parents=True, exist_ok=True)
         (path / store.CALIBRATION).write_text(json.dumps(calibration.to_json(names)))

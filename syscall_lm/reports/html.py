@@ -102,6 +102,7 @@ class Report:
       method, threshold, false_alarm_rate: what decides.
       needed: held-out traces that the false alarm rate needs.
       held_out: held-out traces that there are.
+      learned_here: the model was trained on an archive of this name.
       calibration: which traces those were, a noun phrase.
       groups: (label, split, traces, calls, abnormal), one row a kind of trace.
       members: of each its name, parameters, median score, held_out_nll and epochs (texts, empty if not recorded).
@@ -127,6 +128,7 @@ class Report:
     false_alarm_rate: float
     needed: int
     held_out: int
+    learned_here: bool
     calibration: str
     groups: Sequence[tuple[str, str, int, int, int]]
     members: Sequence[Mapping[str, Any]]

@@ -6,6 +6,7 @@ experiments in this one, and a process a case would take minutes.
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 from typing import Any
@@ -27,6 +28,7 @@ from absl import flags
 from syscall_lm.experiments import command, report
 from syscall_lm.reports import figures
 figures.DPI = 30  # for speed
+report.CALLS_PER_BATCH = 8000  # so that archives of a test come in several batches
 results = {}
 for name, arguments in json.load(sys.stdin).items():
     for flag in command.own_flags(report):
@@ -86,7 +88,7 @@ def done(folder, tiny_model):
     info["configuration"] = {"epochs": 3, "learning_rate": 0.004}
     one = tiny_model(folder / "one", vocabulary, info=info)
     three = tiny_model(folder / "three", Vocabulary((*NAMES[:4], "mmap"), "x"), ("1x4", "1x4", "2x3"), held_out=50)
-    tiny_model(folder / "uncalibrated", vocabulary)
+    shutil.copytree(one, folder / "uncalibrated")
     (folder / "uncalibrated" / "calibration.json").unlink()
     rng = np.random.default_rng(0)
     hostile: dict[str, Any] = {"command": HOSTILE, "host": HOSTILE, "family": HOSTILE}
@@ -231,8 +233,9 @@ def test_without_labels_there_are_no_figures_of_detection(folder, done):
 
 
 def test_normal_traces_that_the_model_may_have_learned_from_are_pointed_out(folder, done):
-    assert "it may have learned from these normal traces" in page_of(folder, done, "unsplit")
-    assert "it may have learned" not in page_of(folder, done, "labelled")
+    for words in ("it may have learned from these normal traces", "score low by construction"):
+        assert words in page_of(folder, done, "unsplit")
+        assert words not in page_of(folder, done, "labelled")
 
 
 def test_the_embedded_corpus_is_called_a_demonstration(folder, done):

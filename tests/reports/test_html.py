@@ -68,6 +68,7 @@ def report(text="name", **changes):
         "false_alarm_rate": 0.01,
         "needed": 99,
         "held_out": 200,
+        "learned_here": True,
         "calibration": text,
         "groups": [(text, text, 100, 5000, 7)],
         "members": [{"name": text, "parameters": 10, "median": 1.0, "held_out_nll": text, "epochs": text}],
