@@ -200,7 +200,7 @@ def train_group(
                     bar.set_postfix_str(f"{calls / (time.monotonic() - started):,.0f} calls/s, loss {loss.mean():.3f}")
                     _require_finite(loss, shape, epoch)
                 if checkpoints.due():
-                    checkpoints.save({**state, "batch": np.int64(batch + 1)}, history)
+                    checkpoints.save({**state, "batch": jnp.int32(batch + 1)}, history)
             seconds = time.monotonic() - started
             held_out_nll = evaluate(state["params"])
             row = {
@@ -253,8 +253,8 @@ def _initial_state(
         "loss": jnp.zeros(members),  # summed over the epoch so far
         "calls": jnp.zeros(members),
         "step": jnp.int32(0),
-        "epoch": np.int64(0),
-        "batch": np.int64(0),
+        "epoch": jnp.int32(0),
+        "batch": jnp.int32(0),
     }
     if recipe.batching == "lanes":
         state["carry"] = jax.vmap(lambda params: lstm.initial_state(params, _lanes(recipe)))(params)
@@ -339,7 +339,7 @@ def _keep_best(state: dict[str, Any], held_out_nll: np.ndarray) -> dict[str, Any
 
 def _begin_epoch(state: dict[str, Any], epoch: int) -> dict[str, Any]:
     zeroed = {name: jax.tree.map(jnp.zeros_like, state[name]) for name in ("loss", "calls", "carry") if name in state}
-    return {**state, **zeroed, "epoch": np.int64(epoch), "batch": np.int64(0)}
+    return {**state, **zeroed, "epoch": jnp.int32(epoch), "batch": jnp.int32(0)}
 
 
 def _mean_loss(state: dict[str, Any]) -> np.ndarray:

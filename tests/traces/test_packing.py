@@ -12,7 +12,7 @@ GO = 1000
 
 def sequences_of(lengths):
     calls = iter(range(10**6))
-    return Sequences.from_list([[next(calls) % 1000 for _ in range(length)] for length in lengths])
+    return Sequences.from_list([np.array([next(calls) % 1000 for _ in range(length)], np.uint16) for length in lengths])
 
 
 lengths = st.lists(st.integers(1, 40), min_size=1, max_size=12)
