@@ -78,6 +78,37 @@ class Scorer:
         values = np.concatenate([np.asarray(part) for part in surprisals])[:, used]  # members in group order
         scores[np.asarray(self._order)[:, None], plan[used]] = values
 
+    def final_states(self, sequences: Sequences) -> list[np.ndarray]:
+        """What the last layer holds after all calls of a trace: lstm(x) of Kim et al., section 2.3.
+
+        That is h, not c: h is what the layer passes on and lies within (-1, 1), while c grows with a trace's length
+        and would rule a Euclidean distance.
+
+        Args:
+          sequences: N traces, ids in the members' vocabulary.
+
+        Returns:
+          for each member float32 `[N, H]`.
+        """
+        first, inverse = sequences.distinct()
+        # A model reads the call before the one it predicts, so it has read a whole trace one position later.
+        longer = Sequences.from_list(np.append(sequences[int(i)], 0) for i in first)
+        lanes = min(self._lanes, 1 << (len(longer) - 1).bit_length())
+        packer = packing.Packer(longer, self.go)
+        trace_of_end = np.full(len(longer.calls) + 1, -1, np.int64)  # the last entry is padding, read by -1
+        trace_of_end[longer.offsets[1:] - 1] = np.arange(len(longer))
+        states = self.initial_states(lanes)
+        sizes = [group["w_out"].shape[:2] for group in self._groups]
+        found = [np.empty((members, len(longer), cells), np.float32) for members, cells in sizes]
+        for plan in packing.lane_plans(longer, lanes, self._steps):
+            tile, ends = packer.gather(plan), trace_of_end[plan]
+            at_end = ends >= 0
+            for place, group in enumerate(self._groups):
+                states[place], h = _hidden(group, states[place], tile)
+                found[place][:, ends[at_end]] = np.asarray(h)[:, at_end]
+        in_order = dict(zip(self._order, (member for group in found for member in group), strict=True))
+        return [in_order[number][inverse] for number in range(len(self.names))]
+
     def initial_states(self, lanes: int) -> list[lstm.State]:
         """The state of every group before a trace."""
         return [jax.vmap(lambda folded: lstm.initial_state(folded, lanes))(group) for group in self._groups]
@@ -100,6 +131,19 @@ class Scorer:
 def _score(group: Params, state: lstm.State, tile: packing.Tile) -> tuple[lstm.State, Array]:
     def member(folded: Params, state: lstm.State, tile: packing.Tile) -> tuple[lstm.State, Array]:
         return lstm.score(folded, state, tile.inputs, tile.targets, tile.reset)
+
+    return lstm.over_members(member, group, state, shared=(tile,))
+
+
+@functools.partial(jax.jit, donate_argnums=1)
+def _hidden(group: Params, state: lstm.State, tile: packing.Tile) -> tuple[lstm.State, Array]:
+    """The last layer's h of every step of one tile, `[members, T, B, H]`."""
+
+    def member(folded: Params, state: lstm.State, tile: packing.Tile) -> tuple[lstm.State, Array]:
+        def body(state: lstm.State, inputs: tuple[Array, Array]) -> tuple[lstm.State, Array]:
+            return lstm.step(folded, state, *inputs)
+
+        return jax.lax.scan(body, state, (jnp.asarray(tile.inputs), jnp.asarray(tile.reset)))
 
     return lstm.over_members(member, group, state, shared=(tile,))
 

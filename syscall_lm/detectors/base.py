@@ -2,6 +2,7 @@
 
 import abc
 import math
+from typing import Self
 
 import numpy as np
 
@@ -26,7 +27,7 @@ class Detector(abc.ABC):
     def __init__(self, false_alarm_rate: float = 0.01):
         self.false_alarm_rate = false_alarm_rate
 
-    def fit(self, normal: Sequences, held_out: Sequences | None = None) -> "Detector":
+    def fit(self, normal: Sequences, held_out: Sequences | None = None) -> Self:
         """Learns from normal traces.
 
         Args:

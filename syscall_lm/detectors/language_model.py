@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 
@@ -41,7 +42,7 @@ class LanguageModelDetector(Detector):
         self._recipe = recipe or training.Recipe()
         self.method = method
 
-    def fit(self, normal: Sequences, held_out: Sequences | None = None) -> "LanguageModelDetector":
+    def fit(self, normal: Sequences, held_out: Sequences | None = None) -> Self:
         """Trains, stops early by, and calibrates on held-out traces; a tenth is set aside if none are given."""
         if held_out is None or not len(held_out):
             chosen = training.choose_held_out(normal, 0.1, self._recipe.seed)
@@ -75,6 +76,30 @@ class LanguageModelDetector(Detector):
     def decision_function(self, traces: Sequences) -> np.ndarray:
         """The ensemble's scores `[N]`."""
         return self.calibration.combine(self.member_scores(traces), self.method)
+
+
+class TrainedMember(Detector):
+    """One trained model's average negative log-likelihood (Kim et al., section 2.1); `fit` only sets the threshold.
+
+    Args:
+      member: the model.
+      false_alarm_rate: see `Detector`.
+    """
+
+    def __init__(self, member: Member, false_alarm_rate: float = 0.01):
+        super().__init__(false_alarm_rate)
+        self._scorer = scoring.Scorer([member])
+
+    def _fit(self, normal: Sequences) -> None:
+        del normal  # the model is trained
+
+    def surprisal(self, traces: Sequences) -> np.ndarray:
+        """-ln P(call | the calls before it) in nats, float32 `[total]`, laid out like `traces.calls`."""
+        return self._scorer.surprisal(traces)[0]
+
+    def decision_function(self, traces: Sequences) -> np.ndarray:
+        """Nats per call, float64 `[N]`."""
+        return scoring.means(self.surprisal(traces), traces)
 
 
 def calibrate(

@@ -1,83 +1,87 @@
-"""STIDE: sequence time-delay embedding (Forrest et al. 1996; Warrender et al. 1999)."""
+"""STIDE and t-STIDE: windows of calls that normal traces never, or hardly ever, showed."""
 
 import numpy as np
 
 from syscall_lm.detectors.base import Detector
+from syscall_lm.detectors.windows import Text, Windows
+from syscall_lm.errors import SyscallLMError
 from syscall_lm.traces.trace import Sequences
+
+RARE = 1e-5  # 0.001 %, Warrender et al. 1999
+FRAME = 20  # windows in a locality frame, Warrender et al. 1999
 
 
 class Stide(Detector):
-    """Scores a trace by the share of its windows that normal traces never showed.
+    """Sequence time-delay embedding (Forrest et al. 1996).
+
+    A window of k calls mismatches if normal traces never showed it. With `rare` above zero it also mismatches if its
+    share of all training windows is below `rare`: t-STIDE (Warrender et al. 1999). The score of a trace
+    with mismatches m_1 ... m_n, each 0 or 1, is
+
+      sum_i m_i / n                          without `frame`: the share of mismatches
+      max_i (m_(i-f+1) + ... + m_i)          with `frame` f: the locality frame count (Warrender et al. 1999),
+                                             which a long normal part does not dilute
 
     A trace shorter than the window is one window, padded at its end.
 
     Args:
-      window: calls in a window; 6 is customary (Forrest et al. 1996).
+      window: k; 6 is customary (Forrest et al. 1996).
+      rare: windows with a smaller share of the training windows mismatch; 0 is STIDE, `RARE` is t-STIDE.
+      frame: windows in a locality frame, or None for none.
       false_alarm_rate: see `Detector`.
     """
 
-    def __init__(self, window: int = 6, false_alarm_rate: float = 0.01):
+    def __init__(self, window: int = 6, rare: float = 0.0, frame: int | None = None, false_alarm_rate: float = 0.01):
         super().__init__(false_alarm_rate)
-        self.window = window
+        if window < 1 or not 0 <= rare < 1 or (frame is not None and frame < 1):
+            raise SyscallLMError(f"STIDE cannot use window={window}, rare={rare}, frame={frame}")
+        self.window, self.rare, self.frame = window, rare, frame
 
     def _fit(self, normal: Sequences) -> None:
-        # Windows are numbered through their prefixes: the number of a window of k + 1 calls comes from the number of
-        # its first k and the last call. That is exact for any length and any vocabulary, where packing calls into one
-        # integer is not.
-        self._levels: list[np.ndarray] = []
-        calls, _ = _padded(normal, self.window)
-        codes = calls
-        for level in range(1, self.window):
-            pairs = _pairs(codes, calls, level)
-            known = np.unique(pairs[pairs >= 0])
-            self._levels.append(known)
-            codes = _number(pairs, known)
+        text = Text.of(normal, at_least=self.window)
+        self._windows = Windows(text, self.window)
+        numbers = self._numbers(text)
+        counts = np.bincount(numbers[numbers >= 0])
+        self._common = counts >= self.rare * counts.sum()
+
+    def _numbers(self, text: Text) -> np.ndarray:
+        *_, numbers = self._windows.numbers(text)
+        return numbers
 
     def decision_function(self, traces: Sequences) -> np.ndarray:
-        """The share of unseen windows, `[N]`, 0 to 1."""
-        unseen, lengths = self.mismatches(traces)
-        starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-        return np.add.reduceat(unseen, starts, dtype=np.float64) / lengths
+        """The share of mismatches (0 to 1), or the largest number in a frame, float64 `[N]`."""
+        if not len(traces):
+            return np.zeros(0)
+        mismatches, windows = self.mismatches(traces)
+        if self.frame is None:
+            starts = np.cumsum(windows) - windows
+            return np.add.reduceat(mismatches, starts, dtype=np.float64) / windows
+        return locality_frame_counts(mismatches, windows, self.frame).astype(np.float64)
 
     def mismatches(self, traces: Sequences) -> tuple[np.ndarray, np.ndarray]:
-        """Which windows were never seen.
+        """Which windows mismatch.
 
         Returns:
           bool `[windows]`, all traces' windows in order; int64 `[N]`, the windows of each trace.
         """
-        calls, lengths = _padded(traces, self.window)
-        codes = calls
-        for level, known in enumerate(self._levels, start=1):
-            codes = _number(_pairs(codes, calls, level), known)
-        windows = lengths - self.window + 1
-        starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-        within = np.arange(len(calls)) - np.repeat(starts, lengths) < np.repeat(windows, lengths)
-        return codes[within] < 0, windows
+        text = Text.of(traces, at_least=self.window)
+        numbers = self._numbers(text)[text.remaining >= self.window]
+        return ~np.append(self._common, False)[numbers], text.lengths - self.window + 1  # -1 reads the last: unseen
 
 
-_PAD = np.int64(2**17 - 1)
-_BITS = 17
+def locality_frame_counts(mismatches: np.ndarray, windows: np.ndarray, frame: int) -> np.ndarray:
+    """The largest number of mismatches among any `frame` consecutive windows of each trace.
 
+    Args:
+      mismatches: bool `[sum(windows)]`, all traces' windows in order.
+      windows: int64 `[N]`, at least 1 each.
+      frame: windows in a frame; a shorter trace is one frame.
 
-def _padded(traces: Sequences, window: int) -> tuple[np.ndarray, np.ndarray]:
-    """Calls as int64, traces shorter than the window filled up; and the lengths."""
-    lengths = np.maximum(traces.lengths, window)
-    if (lengths == traces.lengths).all():
-        return traces.calls.astype(np.int64), lengths
-    calls = np.full(lengths.sum(), _PAD)
-    starts = np.cumsum(lengths) - lengths
-    calls[np.arange(len(traces.calls)) + np.repeat(starts - traces.offsets[:-1], traces.lengths)] = traces.calls
-    return calls, lengths
-
-
-def _pairs(codes: np.ndarray, calls: np.ndarray, level: int) -> np.ndarray:
-    """Joins each window's number with the call that follows it; -1 where either is missing."""
-    following = np.full(len(calls), -1, np.int64)
-    following[: len(calls) - level] = calls[level:]
-    return np.where((codes < 0) | (following < 0), -1, (codes << _BITS) | following)
-
-
-def _number(pairs: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """The position of each pair among the known ones, -1 for an unseen one."""
-    position = np.minimum(np.searchsorted(known, pairs), len(known) - 1)
-    return np.where(known[position] == pairs, position, -1)
+    Returns:
+      int64 `[N]`.
+    """
+    total = np.concatenate([[0], np.cumsum(mismatches, dtype=np.int64)])
+    starts = np.cumsum(windows) - windows
+    end = np.arange(1, len(total))
+    begin = np.maximum(end - frame, np.repeat(starts, windows))
+    return np.maximum.reduceat(total[end] - total[begin], starts)

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 NORMAL = "normal"
 ATTACK = "attack"
@@ -51,7 +52,7 @@ class Sequences:
     offsets: np.ndarray
 
     @classmethod
-    def from_list(cls, traces: Iterable[np.ndarray]) -> "Sequences":
+    def from_list(cls, traces: Iterable[npt.ArrayLike]) -> "Sequences":
         """Joins arrays of ids."""
         arrays = [np.asarray(trace, np.uint16) for trace in traces]
         offsets = np.concatenate([[0], np.cumsum([len(a) for a in arrays], dtype=np.int64)]).astype(np.int64)

@@ -1,0 +1,62 @@
+"""Every detector of the catalogue keeps the shared interface's promises."""
+
+import jax
+import numpy as np
+import pytest
+
+from syscall_lm.detectors import catalogue
+from syscall_lm.errors import SyscallLMError
+from syscall_lm.models import language_model, lstm
+from syscall_lm.models.store import Member
+from syscall_lm.traces.trace import Sequences
+
+V = 12
+NAMES = [*catalogue.ALONE, *catalogue.ON_MEMBER]
+
+
+@pytest.fixture(scope="module")
+def members():
+    shape = lstm.Shape(V, 3)
+    return [Member(name, shape, language_model.initialise(jax.random.key(i), shape)) for i, name in enumerate("ab")]
+
+
+@pytest.fixture(scope="module")
+def traces():
+    rng = np.random.default_rng(0)
+    return Sequences.from_list([np.cumsum(rng.choice([1, 2], n)) % (V - 2) for n in rng.integers(1, 120, 30)])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fit_score_and_predict(name, members, traces):
+    (detector,) = catalogue.build([name], V, members[:1]).values()
+    held_out = traces.take(np.arange(20, 30))
+    assert detector.fit(traces.take(np.arange(20)), held_out) is detector
+    queries = Sequences.from_list([[V - 1] * 30, *traces, [0]])  # an unseen call, known traces, a single call
+    scores = detector.decision_function(queries)
+    assert scores.shape == (32,) and scores.dtype == np.float64 and np.isfinite(scores).all()
+    assert detector.threshold_ == detector.decision_function(held_out).max()  # 10 traces cannot promise 1 %
+    np.testing.assert_array_equal(detector.predict(queries), (scores > detector.threshold_).astype(np.int64))
+    one_by_one = [detector.decision_function(Sequences.from_list([trace]))[0] for trace in list(queries)[:3]]
+    np.testing.assert_allclose(one_by_one, scores[:3], rtol=1e-5, atol=1e-6)
+    assert detector.decision_function(Sequences.from_list([])).shape == (0,)
+
+
+@pytest.mark.parametrize("name", [name for name in catalogue.ALONE if not name.startswith(("frequency", "tfidf"))])
+def test_an_unseen_program_scores_above_normal_traces(name, traces):
+    (detector,) = catalogue.build([name], V).values()
+    detector.fit(traces)
+    foreign = np.random.default_rng(1).choice(V, 100)
+    scores = detector.decision_function(Sequences.from_list([foreign, *(t for t in traces if len(t) > 80)]))
+    assert scores[0] > scores[1:].max()
+
+
+def test_a_detector_on_a_member_is_made_for_each(members):
+    assert list(catalogue.build(["stide", "state-knn"], V, members)) == ["stide", "state-knn a", "state-knn b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("strde", "no detector is called 'strde'"), ("state-knn", "none was given")]
+)
+def test_unknown_names_and_missing_models_are_refused(name, message):
+    with pytest.raises(SyscallLMError, match=message):
+        catalogue.build([name], V)
