@@ -28,14 +28,16 @@ def main() -> None:
 def _names() -> dict[str, str]:
     """Experiment -> the first line of its docstring, read without importing it."""
     found = {}
-    for module in pkgutil.iter_modules(experiments.__path__):
+    prefix = f"{experiments.__name__}."
+    for module in pkgutil.walk_packages(experiments.__path__, prefix):
+        name = module.name.removeprefix(prefix)
         spec = module.module_finder.find_spec(module.name, None)  # type: ignore[call-arg]
-        if module.ispkg or module.name.startswith("_") or spec is None or spec.origin is None:
+        if module.ispkg or name.startswith("_") or spec is None or spec.origin is None:
             continue
         with open(spec.origin, encoding="utf-8") as file:
             tree = ast.parse(file.read())
         if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body):
-            found[module.name] = (ast.get_docstring(tree) or "").split("\n")[0]
+            found[name] = (ast.get_docstring(tree) or "").split("\n")[0]
     return found
 
 

@@ -1,10 +1,12 @@
 """Which traces of an archive an experiment uses, and the checks that several experiments share."""
 
+import dataclasses
 import hashlib
+from typing import Any
 
 import numpy as np
 
-from syscall_lm import training
+from syscall_lm import evaluation, training
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.models.store import Model
 from syscall_lm.traces.archive import TraceArchive, TraceBatch
@@ -12,7 +14,7 @@ from syscall_lm.traces.trace import ATTACK, Sequences
 
 
 def normal_split(batch: TraceBatch, split: str) -> np.ndarray:
-    """bool `[N]`: traces of a split that are not labelled as attacks (a missing label counts as normal)."""
+    """Bool `[N]`: traces of a split that are not labelled as attacks (a missing label counts as normal)."""
     return (batch.column("split") == split) & (batch.column("label") != ATTACK)
 
 
@@ -30,13 +32,73 @@ def training_traces(archive: TraceArchive, held_out: float, seed: int) -> tuple[
     if not train.any():
         train = normal_split(batch, "")
     if not train.any():
-        raise SyscallLMError(f"{archive.path}: no normal traces to learn from (split 'train', or no split, and no attack)")
+        raise SyscallLMError(
+            f"{archive.path}: no normal traces to learn from (split 'train', or no split, and no attack)"
+        )
     validation = normal_split(batch, "validation")
     if validation.any():
         return batch.calls.take(train), batch.calls.take(validation)
     normal = batch.calls.take(train)
     chosen = training.choose_held_out(normal, held_out, seed)
     return normal.take(~chosen), normal.take(chosen)
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """Labelled traces on which detectors are compared, ids in one vocabulary.
+
+    Attributes:
+      train: normal traces to learn from.
+      traces: N traces to judge, normal ones first.
+      is_attack: bool `[N]`.
+      families: the kind of each attack, `[attacks]`.
+      copies: bool `[N]`, normal traces that equal a training trace, call by call.
+    """
+
+    train: Sequences
+    traces: Sequences
+    is_attack: np.ndarray
+    families: np.ndarray
+    copies: np.ndarray
+
+    @classmethod
+    def of(cls, train: Sequences, normal: Sequences, attack: Sequences, families: np.ndarray) -> "Benchmark":
+        """Joins normal traces and attacks, and finds the copies."""
+        traces = Sequences.from_list([*normal, *attack])
+        is_attack = np.arange(len(traces)) >= len(normal)
+        known = {calls.tobytes() for calls in train}
+        copies = np.array([calls.tobytes() in known for calls in traces], bool) & ~is_attack
+        return cls(train, traces, is_attack, families, copies)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many traces of each kind, for results."""
+        attacks, copies = int(self.is_attack.sum()), int(self.copies.sum())
+        return {"normal": len(self.traces) - attacks, "attack": attacks, "copies": copies}
+
+    def summaries(self, scores: np.ndarray) -> dict[str, dict[str, Any]]:
+        """`evaluation.summary` of scores `[N]`, for all traces and without the copies."""
+        attack = scores[self.is_attack]
+        return {
+            "all": evaluation.summary(scores[~self.is_attack], attack, self.families),
+            "without_copies": evaluation.summary(scores[~self.is_attack & ~self.copies], attack, self.families),
+        }
+
+
+def benchmark(archive: TraceArchive, table: np.ndarray | None = None) -> Benchmark:
+    """An archive's split "train" (normal traces) against its split "test" and all attacks outside "train".
+
+    Args:
+      archive: labelled traces.
+      table: turns the archive's ids into others (see `translation`); None keeps them.
+    """
+    batch = archive.read()
+    attack = (batch.column("split") != "train") & (batch.column("label") == ATTACK)
+    chosen = (normal_split(batch, "train"), normal_split(batch, "test"), attack)
+    parts = [batch.calls.take(part) for part in chosen]
+    if table is not None:
+        parts = [part.translate(table) for part in parts]
+    return Benchmark.of(*parts, batch.column("family")[attack].astype(str))
 
 
 def fingerprint(sequences: Sequences) -> str:

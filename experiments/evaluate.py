@@ -1,8 +1,9 @@
-"""Evaluates a model on labelled traces: ROC, AUC, false alarms and detections, per attack family, beside STIDE.
+"""Evaluates a model on labelled traces: ROC, AUC, false alarms and detections, per attack family, beside others.
 
-  syscall-lm evaluate --model=model --archive=traces.parquet --output=results
+  syscall-lm evaluate --model=model --archive=traces.parquet --output=results --detectors=stide,ngram,hmm
 
-Uses the archive's split "test": normal traces and attacks. STIDE learns from the split "train" of the same archive.
+Uses the archive's split "test": normal traces and attacks. The others (syscall_lm/detectors/catalogue.py) learn
+from the split "train" of the same archive.
 Every figure is given twice: for all normal traces, and without those that exactly copy a training trace.
 
 Kim et al. (arXiv 1611.01726), section 3.2, figure 3. The pipeline is checked by STIDE, whose figures on ADFA-LD's
@@ -17,19 +18,22 @@ import numpy as np
 from absl import flags
 
 from syscall_lm import evaluation, files
-from syscall_lm.detectors import ensemble
+from syscall_lm.detectors import catalogue, ensemble
+from syscall_lm.detectors.base import Detector
 from syscall_lm.detectors.language_model import LanguageModelDetector
-from syscall_lm.detectors.stide import Stide
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, data, provenance
 from syscall_lm.models import store
 from syscall_lm.reports import figures
 from syscall_lm.traces.archive import TraceArchive
-from syscall_lm.traces.trace import ATTACK, Sequences
+from syscall_lm.traces.trace import Sequences
 
 MODEL = flags.DEFINE_string("model", None, "model directory (made by `train`)", required=True)
 ARCHIVE = flags.DEFINE_string("archive", None, "archive with labelled traces (made by `ingest`)", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "directory for results.json, table.md and roc.png", required=True)
+DETECTORS = flags.DEFINE_list(
+    "detectors", ["stide"], f"to compare with: {', '.join([*catalogue.ALONE, *catalogue.ON_MEMBER])}"
+)
 FAR = flags.DEFINE_float("far", 0.01, "false alarm rate that the model's own threshold is set for")
 
 
@@ -40,41 +44,24 @@ def main(argv: list[str]) -> None:
     model = store.load(pathlib.Path(MODEL.value))
     detector = LanguageModelDetector.load(model, false_alarm_rate=FAR.value)
     archive = TraceArchive(ARCHIVE.value)
-    table = data.translation(model, archive)
-    batch = archive.read()
-    attack = (batch.column("split") != "train") & (batch.column("label") == ATTACK)
-    normal = data.normal_split(batch, "test")
-    train = batch.calls.take(data.normal_split(batch, "train"))
-    chosen = np.concatenate([np.flatnonzero(normal), np.flatnonzero(attack)])
-    traces = batch.calls.take(chosen).translate(table)
-    is_attack = attack[chosen]
-    families = batch.column("family")[attack].astype(str)
-    copies = copies_of(train.translate(table), traces) & ~is_attack
-
-    scores = all_scores(detector, train.translate(table), traces)
-    summaries = {
-        name: {
-            "all": evaluation.summary(values[~is_attack], values[is_attack], families),
-            "without_copies": evaluation.summary(values[~is_attack & ~copies], values[is_attack], families),
-        }
-        for name, values in scores.items()
-    }
+    others = catalogue.build(DETECTORS.value, model.vocabulary.size, model.members)
+    benchmark = data.benchmark(archive, data.translation(model, archive))
+    is_attack = benchmark.is_attack
+    scores = all_scores(detector, others, benchmark.train, benchmark.traces)
     result = {
         "model": model.path.name,
         "members": detector.scorer.names,
         "archive": archive.path.name,
-        "traces": {"normal": int((~is_attack).sum()), "attack": int(is_attack.sum()), "copies": int(copies.sum())},
-        "data": data.fingerprint(traces),
+        "traces": benchmark.counts,
+        "data": data.fingerprint(benchmark.traces),
         "operating_points": operating_points(detector, scores, is_attack),
-        "detectors": summaries,
+        "detectors": {name: benchmark.summaries(values) for name, values in scores.items()},
         "configuration": provenance.configuration(main),
         "environment": provenance.environment(),
     }
     output = pathlib.Path(OUTPUT.value)
     text = table_of(result)
-    curves = {
-        name: evaluation.curve(values[~is_attack], values[is_attack]) for name, values in scores.items()
-    }
+    curves = {name: evaluation.curve(values[~is_attack], values[is_attack]) for name, values in scores.items()}
     files.write_text(output / "results.json", json.dumps(result, indent=1) + "\n")
     files.write_text(output / "table.md", text)
     with files.complete_file(output / "roc.png") as temporary:
@@ -83,21 +70,17 @@ def main(argv: list[str]) -> None:
     print(f"results: {output}")
 
 
-def all_scores(detector: LanguageModelDetector, train: Sequences, traces: Sequences) -> dict[str, np.ndarray]:
-    """Scores `[N]` of every member, every ensemble of several members, and STIDE (if there are traces to learn from)."""
+def all_scores(
+    detector: LanguageModelDetector, others: dict[str, Detector], train: Sequences, traces: Sequences
+) -> dict[str, np.ndarray]:
+    """Scores `[N]` of every member, every ensemble of several members, and others (if there is what to learn from)."""
     members = detector.member_scores(traces)
     scores = dict(zip(detector.scorer.names, members, strict=True))
     if len(members) > 1:
         scores |= {method: detector.calibration.combine(members, method) for method in ensemble.METHODS}
     if len(train):
-        scores["stide"] = Stide().fit(train).decision_function(traces)
+        scores |= {name: other.fit(train).decision_function(traces) for name, other in others.items()}
     return scores
-
-
-def copies_of(train: Sequences, traces: Sequences) -> np.ndarray:
-    """bool `[N]`: traces that equal a training trace, call by call."""
-    known = {calls.tobytes() for calls in train}
-    return np.array([calls.tobytes() in known for calls in traces], bool)
 
 
 def operating_points(
