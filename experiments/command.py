@@ -59,6 +59,6 @@ def own_flags(module: ModuleType) -> list[flags.Flag]:
 def _help(module: ModuleType) -> str:
     lines = [(module.__doc__ or "").strip(), "", "flags:"]
     for flag in own_flags(module):
-        default = " (required)" if flag.default is None else f" (default: {flag.default_as_str})" if flag.default else ""
+        default = f" (default: {flag.default_as_str})" if flag.default else " (required)" * (flag.default is None)
         lines.append(f"  --{flag.name}: {flag.help}{default}")
     return "\n".join(lines)

@@ -38,10 +38,10 @@ BATCHING = flags.DEFINE_enum(
     "batching",
     _DEFAULTS.batching,
     training.BATCHINGS,
-    "lanes: truncated back-propagation over packed lanes, fast; traces: whole traces of similar length, as in the paper",
+    "lanes: truncated back-propagation over packed lanes, fast; traces: whole traces of similar length, as the paper",
 )
 MINIBATCH_CALLS = flags.DEFINE_integer("minibatch_calls", 0, "calls in a minibatch; 0 chooses 512 to 4096 by the data")
-STEPS = flags.DEFINE_integer("steps", 0, "calls that gradients flow through; 0 means 32 or 64 for lanes, 4096 for traces")
+STEPS = flags.DEFINE_integer("steps", 0, "calls that gradients flow through; 0: 32 or 64 for lanes, 4096 for traces")
 PATIENCE = flags.DEFINE_integer("patience", _DEFAULTS.patience, "epochs without a better held-out loss before stopping")
 HELD_OUT = flags.DEFINE_float("held_out", 0.1, "share of the normal traces to hold out, if there is no split for it")
 SEED = flags.DEFINE_integer("seed", _DEFAULTS.seed, "of everything random", lower_bound=0)
@@ -74,8 +74,9 @@ def main(argv: list[str]) -> None:
             print(f"{path}: already trained with this configuration")
             return
         print(
-            f"training {', '.join(configuration['members'])} on {len(train):,} normal traces ({len(train.calls):,} calls), "
-            f"holding out {len(held_out):,} ({len(held_out.calls):,} calls); vocabulary {vocabulary.origin}, V = {vocabulary.size}"
+            f"training {', '.join(configuration['members'])} on {len(train):,} normal traces "
+            f"({len(train.calls):,} calls), holding out {len(held_out):,} ({len(held_out.calls):,} calls); "
+            f"vocabulary {vocabulary.origin}, V = {vocabulary.size}"
         )
 
         def log(rows: list[dict]) -> None:
@@ -143,7 +144,7 @@ def _require_same(path: pathlib.Path, configuration: dict) -> None:
     if not file.exists():
         foreign = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")]
         if foreign:
-            raise SyscallLMError(f"{path}: not empty ({sorted(foreign)[0]}, ...) and not a model directory; name another")
+            raise SyscallLMError(f"{path}: not empty ({sorted(foreign)[0]}, ...) and no model directory; name another")
         files.write_text(file, json.dumps(configuration, indent=1) + "\n")
         return
     found = store.read_json(file, f"{file}: missing")
@@ -179,7 +180,8 @@ def _card(info: dict, names: list[str], calibration: language_model.ensemble.Cal
         "LSTM language models of system calls (Kim et al., arXiv 1611.01726). A trace's score is its average negative",
         "log-likelihood in nats per call; higher is more abnormal.",
         "",
-        f"- learned from: {info['archive']}, {info['training']['traces']:,} normal traces, {info['training']['calls']:,} calls",
+        f"- learned from: {info['archive']}, {info['training']['traces']:,} normal traces, "
+        f"{info['training']['calls']:,} calls",
         f"- calibrated on: {calibration.source}",
         "- not for: traces of hosts or programs unlike these, until it is calibrated there (`syscall-lm calibrate`)",
         "",

@@ -31,7 +31,6 @@ def traces():
 def alone(members, traces):
     """Each trace alone, in one pass, by the training path."""
 
-
     @jax.jit
     def nll(params, inputs, targets, reset):
         h, _ = lstm.run(params, inputs, reset, lstm.initial_state(params, 1))

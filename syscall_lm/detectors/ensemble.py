@@ -36,8 +36,8 @@ def vote(scores: np.ndarray, medians: np.ndarray, spreads: np.ndarray) -> np.nda
     """Majority voting as a score, so that it has a ROC curve.
 
     Every member's threshold is set at the same level above its own median, in units of its own interquartile range. A
-    majority of members votes "abnormal" at a level exactly if the score returned here exceeds it: the lower median, over
-    members, of the standardised scores.
+    majority of members votes "abnormal" at a level exactly if the score returned here exceeds it: the lower median,
+    over members, of the standardised scores.
     """
     standardised = np.sort((scores - medians[:, None]) / spreads[:, None], axis=0)
     return standardised[(len(scores) - 1) // 2]
@@ -106,6 +106,7 @@ class Calibration:
             source = str(value["source"])
         except (KeyError, TypeError, ValueError) as error:
             raise SyscallLMError(f"{path}: damaged, or of another model; run `calibrate` again") from error
-        if held_out.ndim != 2 or not held_out.size or not all(np.isfinite(a).all() for a in (medians, spreads, held_out)):
+        usable = all(np.isfinite(values).all() for values in (medians, spreads, held_out))
+        if held_out.ndim != 2 or not held_out.size or not usable:
             raise SyscallLMError(f"{path}: holds no usable scores; run `calibrate` again")
         return cls(medians, spreads, held_out, source)

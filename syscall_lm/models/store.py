@@ -78,19 +78,20 @@ def load(path: pathlib.Path) -> Model:
     Raises:
       SyscallLMError: it is not one, it is damaged, or another version wrote it.
     """
-    configuration = read_json(path / "model.json", f"{path}: not a model directory (no model.json); make one with `train`")
+    configuration = read_json(
+        path / "model.json", f"{path}: not a model directory (no model.json); make one with `train`"
+    )
+    if configuration.get("version", VERSION) != VERSION:
+        raise SyscallLMError(f"{path}: model version {configuration['version']!r}; this program reads {VERSION}")
     try:
-        if configuration["version"] != VERSION:
-            raise SyscallLMError(f"{path}: model version {configuration['version']!r}; this program reads {VERSION}")
         vocabulary = Vocabulary(tuple(configuration["vocabulary"]["names"]), configuration["vocabulary"]["origin"])
-        if vocabulary.hash != configuration["vocabulary"]["hash"]:
-            raise SyscallLMError(f"{path}: its call names do not match their hash; model.json is damaged")
+        intact = vocabulary.hash == configuration["vocabulary"]["hash"]
         shapes = {name: lstm.Shape.parse(text, vocabulary.size) for name, text in configuration["members"].items()}
         info = dict(configuration["info"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        if isinstance(error, SyscallLMError):
-            raise
         raise SyscallLMError(f"{path / 'model.json'}: damaged ({type(error).__name__}: {error})") from error
+    if not intact:
+        raise SyscallLMError(f"{path}: its call names do not match their hash; model.json is damaged")
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             expected = {name: _abstract(shape) for name, shape in shapes.items()}

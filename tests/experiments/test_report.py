@@ -1,8 +1,4 @@
-"""The report command: complete reports for every kind of archive, one sentence for every mistake.
-
-All cases run in one process of their own: importing an experiment defines flags, which would clash with those of other
-experiments in this one, and a process a case would take minutes.
-"""
+"""The report command: complete reports for every kind of archive, one sentence for every mistake."""
 
 import json
 import pathlib
@@ -22,22 +18,10 @@ from syscall_lm.traces.vocabulary import Vocabulary
 
 NAMES = ("read", "write", "open", "close", "execve", "<b>bold</b>")
 HOSTILE = "<script>alert(1)</script>\x1b[31m"
-DRIVER = """
-import contextlib, io, json, sys
-from absl import flags
-from syscall_lm.experiments import command, report
+SETUP = """
 from syscall_lm.reports import figures
 figures.DPI = 30  # for speed
-report.CALLS_PER_BATCH = 8000  # so that archives of a test come in several batches
-results = {}
-for name, arguments in json.load(sys.stdin).items():
-    for flag in command.own_flags(report):
-        flag.unparse()
-    output, errors = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-        code = command._exit_code(report.main, ["report", *arguments])
-    results[name] = [code, output.getvalue(), errors.getvalue()]
-print(json.dumps(results))
+module.CALLS_PER_BATCH = 8000  # so that archives of a test come in several batches
 """
 
 
@@ -81,7 +65,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def done(folder, tiny_model):
+def done(folder, tiny_model, commands):
     """Case -> exit code, standard output, standard error."""
     vocabulary = Vocabulary(NAMES, "names of a test")
     info = {"archive": "unsplit.parquet", "results": {"1x4.1": {"held_out_nll": 1.5, "best_epoch": 2, "epochs": 3}}}
@@ -146,12 +130,7 @@ def done(folder, tiny_model):
         "output_is_a_file": [*case("x", one, plain)[:2], f"--output={folder}/file"],
         "no_flags": [],
     }
-    finished = subprocess.run(
-        [sys.executable, "-W", "error::RuntimeWarning", "-c", DRIVER],
-        input=json.dumps(cases), capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert finished.returncode == 0, finished.stderr
-    return json.loads(finished.stdout)
+    return commands("report", cases, SETUP)
 
 
 def page_of(folder, done, name):

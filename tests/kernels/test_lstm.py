@@ -122,7 +122,11 @@ def test_vmap_over_members_equals_one_after_another(implementation):
 
 def test_shapes_that_do_not_fit_are_refused(implementation):
     x, w_hh, reset, carry = arguments(4, 2, 3)
-    for wrong in [(x[..., 1:], w_hh, reset, carry), (x, w_hh, reset[1:], carry), (x, w_hh, reset, (carry[0][1:], carry[1]))]:
+    for wrong in [
+        (x[..., 1:], w_hh, reset, carry),
+        (x, w_hh, reset[1:], carry),
+        (x, w_hh, reset, (carry[0][1:], carry[1])),
+    ]:
         with pytest.raises(ValueError, match="must be"):
             kernel.lstm(*wrong, implementation=implementation)
     with pytest.raises(ValueError, match="there are"):

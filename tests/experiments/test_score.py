@@ -1,0 +1,195 @@
+"""The score, calibrate and evaluate commands."""
+
+import json
+import os
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from syscall_lm import scoring
+from syscall_lm.detectors.language_model import LanguageModelDetector
+from syscall_lm.models import store
+from syscall_lm.traces.archive import METADATA_KEY, TraceArchive, TraceArchiveWriter
+from syscall_lm.traces.trace import ATTACK, NORMAL, Trace
+from syscall_lm.traces.vocabulary import Vocabulary
+
+NAMES = ("read", "write", "open", "close")
+VOCABULARY = Vocabulary(NAMES, "names of a test")
+
+
+def write(path, traces, vocabulary=VOCABULARY, **metadata):
+    with TraceArchiveWriter(path, vocabulary) as writer:
+        writer.metadata.update(metadata)
+        for trace in traces:
+            writer.write(trace)
+    return path
+
+
+def random_traces(count=90):
+    rng = np.random.default_rng(0)
+    kinds = [(NORMAL, "train"), (NORMAL, "test"), (ATTACK, "test")]
+    lengths = [1, 1, 1, *rng.integers(1, 300, count - 3)]
+    return [
+        Trace(
+            rng.integers(0, 5, lengths[i]).astype(np.uint16), f"t{i}", command="cmd\x1b[31m", label=kinds[i % 3][0],
+            split=kinds[i % 3][1], family=("x", "y")[i // 3 % 2],
+        )
+        for i in range(count)
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_model):
+    """A model of three members and archives of several kinds."""
+    folder = tmp_path_factory.mktemp("score")
+    tiny_model(folder / "model", VOCABULARY, ("1x4", "1x4", "2x3"), info={"numbering": "A"})
+    tiny_model(folder / "uncalibrated", VOCABULARY)
+    (folder / "uncalibrated" / store.CALIBRATION).unlink()
+    tiny_model(folder / "damaged", VOCABULARY)
+    for file in (folder / "damaged" / "parameters").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:5])
+    write(folder / "traces", random_traces())
+    # Another host: other order, other names; what both know must mean the same.
+    other = Vocabulary(("mmap", "close", "read"), "another host")
+    write(folder / "other", [Trace(np.array([2, 1, 0, 3, 2], np.uint16), "o")], other)
+    same = VOCABULARY.encode(["read", "close", "mmap", "mmap", "read"])
+    write(folder / "same", [Trace(same, "o")])
+    write(folder / "foreign", [Trace(np.zeros(2, np.uint16), "f")], Vocabulary(("NtClose",)))
+    write(folder / "numbered", [Trace(np.zeros(2, np.uint16), "f")], numbering="B")
+    (folder / "empty").touch()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scored(folder, commands):
+    def case(output, archive="traces", model="model", *more):
+        return [f"--model={folder}/{model}", f"--archive={folder}/{archive}", f"--output={folder}/{output}", *more]
+
+    (folder / "directory").mkdir()
+    cases = {
+        "ok": case("ok.parquet"),
+        "average": case("average.parquet", "traces", "model", "--ensemble=average", "--far=0.2", "--stretch=7"),
+        "other": case("other.parquet", "other"),
+        "same": case("same.parquet", "same"),
+        "no call name in common": case("bad", "foreign"),
+        "numbering B": case("bad", "numbered"),
+        "not a model directory": case("bad", "traces", "nothing"),
+        "no calibration": case("bad", "traces", "uncalibrated"),
+        "parameters: missing or damaged": case("bad", "traces", "damaged"),
+        "or truncated": case("bad", "empty"),
+        "no such file": case("bad", "nothing"),
+        "between 0 and 1": case("bad", "traces", "model", "--far=0"),
+        "stretch": case("bad", "traces", "model", "--stretch=0"),
+        "is a folder": case("directory"),
+        "cannot be written": case("ok.parquet/x"),
+        "Flag --output must have a value": case("bad")[:2],
+    }
+    # Small batches, so that an archive comes in several.
+    return commands("score", cases, "module.CALLS_PER_BATCH = 2000")
+
+
+def test_every_row_equals_what_the_library_says(folder, scored):
+    assert scored["ok"].code == 0, scored["ok"].err
+    table = pq.read_table(folder / "ok.parquet")
+    model = store.load(folder / "model")
+    detector = LanguageModelDetector.load(model)
+    batch = TraceArchive(folder / "traces").read()
+    members = detector.member_scores(batch.calls)
+    assert table["id"].to_pylist() == list(batch.column("id"))
+    for i, name in enumerate(detector.scorer.names):
+        np.testing.assert_allclose(table[f"nll_{name}"], members[i], rtol=1e-5)
+    np.testing.assert_allclose(table["score"], detector.decision_function(batch.calls), rtol=1e-5, atol=1e-6)
+    assert table["length"].to_pylist() == batch.calls.lengths.tolist()
+    abnormal = np.array(table["verdict"].to_pylist()) == "abnormal"
+    np.testing.assert_array_equal(abnormal, np.asarray(table["score"]) > detector.threshold_)
+    assert 0 < abnormal.sum() < len(abnormal)
+    header = json.loads(table.schema.metadata[METADATA_KEY])
+    assert header["threshold"] == detector.threshold_ and header["far"] == 0.01
+    assert f"{abnormal.sum()} abnormal" in scored["ok"].out
+
+
+def test_the_stretch_is_found_and_named(folder, scored):
+    assert scored["average"].code == 0
+    table = pq.read_table(folder / "average.parquet")
+    detector = LanguageModelDetector.load(store.load(folder / "model"))
+    batch = TraceArchive(folder / "traces").read()
+    surprisal = detector.scorer.surprisal(batch.calls).mean(axis=0)
+    starts, lengths, means = scoring.most_surprising_stretches(surprisal, batch.calls, 7)
+    np.testing.assert_allclose(table["stretch_nll"], means, rtol=1e-5)
+    assert table["stretch_length"].to_pylist() == lengths.tolist()
+    for i, calls in enumerate(batch.calls):
+        first = table["stretch_start"][i].as_py()
+        names = [VOCABULARY.name(int(call)) for call in calls[first : first + lengths[i]]]
+        assert table["stretch_calls"][i].as_py() == names
+        assert table["unknown_calls"][i].as_py() == (calls == VOCABULARY.unk).sum()
+
+
+def test_another_hosts_archive_is_mapped_by_name(folder, scored):
+    assert scored["other"].code == scored["same"].code == 0
+    other, same = (pq.read_table(folder / f"{name}.parquet") for name in ("other", "same"))
+    assert other["score"][0].as_py() == same["score"][0].as_py()
+    assert other["unknown_calls"].to_pylist() == [2] == same["unknown_calls"].to_pylist()
+    assert "2 calls are unknown to the model" in scored["other"].out
+
+
+def test_mistakes_are_one_sentence_and_leave_nothing(folder, scored):
+    for expected, result in scored.items():
+        if expected in ("ok", "average", "other", "same"):
+            continue
+        assert result.code == 2 and expected in result.err, (expected, result)
+        assert result.err.startswith("error: ") and result.err.count("\n") == 1, result.err
+    assert not (folder / "bad").exists()
+    assert not [name for name in os.listdir(folder) if name.endswith(".part")]
+
+
+def test_nothing_of_a_trace_reaches_the_terminal_unescaped(scored):
+    assert "cmd?[31m" in scored["ok"].out and "\x1b" not in scored["ok"].out
+
+
+def test_calibrate_sets_the_asked_false_alarm_rate(folder, tiny_model, commands):
+    model = tiny_model(folder / "recalibrated", VOCABULARY, ("1x4", "2x3"))
+    before = json.loads((model / store.CALIBRATION).read_text())
+    base = [f"--model={model}", f"--archive={folder}/traces"]
+    cases = {"test": [*base, "--split=test"], "no normal traces": [*base, "--split=validation"]}
+    cases["medians"] = [*base, "--split=train", "--medians"]
+    done = commands("calibrate", cases)
+    assert (
+        done["no normal traces"].code == 2 and "no normal traces in split 'validation'" in done["no normal traces"].err
+    )
+    assert done["test"].code == 0, done["test"].err
+    assert "calibrated on 30 normal traces of traces, split 'test'" in done["test"].out
+    assert "99 traces would be needed" in done["test"].out
+    detector = LanguageModelDetector.load(store.load(model), false_alarm_rate=0.1)
+    batch = TraceArchive(folder / "traces").read()
+    normal = batch.calls.take((batch.column("split") == "train") & (batch.column("label") == NORMAL))
+    np.testing.assert_allclose(detector.calibration.held_out, detector.member_scores(normal), rtol=1e-5)
+    np.testing.assert_allclose(
+        detector.calibration.medians, np.median(detector.member_scores(normal), axis=1), rtol=1e-5
+    )
+    assert detector.predict(normal).sum() == 2  # the 28th of 30 scores: ceil(31 * 0.9)
+    assert before["members"]["1x4.1"]["median"] != detector.calibration.medians[0]
+
+
+def test_evaluate_writes_figures_with_and_without_copies(folder, commands):
+    traces = random_traces()
+    traces += [Trace(traces[i].calls, f"copy{i}", label=NORMAL, split="test") for i in (0, 3, 6)]
+    write(folder / "labelled", traces)
+    write(folder / "normal_only", [t for t in traces if t.label == NORMAL])
+    base = [f"--model={folder}/model", f"--output={folder}/results"]
+    cases = {"ok": [*base, f"--archive={folder}/labelled"], "attacks (0)": [*base, f"--archive={folder}/normal_only"]}
+    done = commands("evaluate", cases)
+    assert done["attacks (0)"].code == 2 and "attacks (0)" in done["attacks (0)"].err
+    assert done["ok"].code == 0, done["ok"].err
+    result = json.loads((folder / "results" / "results.json").read_text())
+    # One-call traces of the test split may equal one of the training split by chance; three copies are certain.
+    assert result["traces"]["normal"] == 33 and result["traces"]["attack"] == 30
+    assert 3 <= result["traces"]["copies"] <= 4
+    expected = {"1x4.1", "1x4.2", "2x3.3", "leaky_relu", "average", "vote", "stide"}
+    assert set(result["detectors"]) == expected
+    for both in result["detectors"].values():
+        assert both["all"]["normal"] - both["without_copies"]["normal"] == result["traces"]["copies"]
+        assert both["all"]["families"].keys() == {"x", "y"}
+    assert (folder / "results" / "roc.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "results" / "table.md").read_text() in done["ok"].out + "\n"
