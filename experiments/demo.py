@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
     _step("train", archive=archive, model=model, members=MEMBERS.value, epochs=EPOCHS.value, dropout=0.2)
     _step("score", model=model, archive=archive, output=scores, top=5)
     _step("evaluate", model=model, archive=archive, output=output / "results")
-    _step("report", model=model, archive=archive, output=output / "report")
+    _step("report", model=model, archive=archive, scores=scores, output=output / "report")
     print(f"\nopen {(output / 'report' / 'report.html').absolute()} in a browser")
 
 
