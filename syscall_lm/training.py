@@ -1,24 +1,22 @@
-"""Training: cross-entropy by back-propagation through time, one readable loop.
+"""Training language models: cross-entropy by back-propagation through time (the loop itself: loop.py).
 
 Members of equal shape form a group and are trained together on the same minibatches, each with its own initialisation
-and dropout. Everything that the next step depends on is in one checkpointed tree, and the order of the data and the
-dropout are functions of seed, epoch and step: a run that was killed and started again ends with the same parameters.
+and dropout.
 """
 
 import dataclasses
 import pathlib
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-import orbax.checkpoint as ocp
-import tqdm
 
+from syscall_lm import loop
 from syscall_lm.errors import SyscallLMError
+from syscall_lm.loop import SCHEDULES as SCHEDULES
+from syscall_lm.loop import Trained
 from syscall_lm.models import language_model, lstm
 from syscall_lm.models.store import Member
 from syscall_lm.traces import packing
@@ -26,69 +24,37 @@ from syscall_lm.traces.trace import Sequences
 from syscall_lm.types import Array, Params
 
 BATCHINGS = ("traces", "lanes")
-SCHEDULES = ("constant", "cosine")
 HELD_OUT_LANES, HELD_OUT_STEPS = 64, 256
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How to train.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe(loop.Optimisation):
+    """How to train language models.
 
     The paper (Kim et al., section 3.2) prints Adam at 1e-4, clipping at 5, dropout 0.5 and minibatches of similar
     length; it does not print epochs, minibatch size or stopping. The defaults are a faster recipe: a larger learning
     rate that decays to zero.
 
     Attributes:
-      epochs: passes over the training traces, at most.
-      learning_rate: Adam's, at its peak.
-      schedule: "constant", or "cosine" (decays to zero over all epochs).
       dropout: on the non-recurrent connections.
-      clip: the gradient's norm is rescaled to this when it exceeds it.
       batching: "traces" (minibatches of whole traces of similar length) or "lanes" (truncated back-propagation with
         carried state over packed lanes: no padding, one compiled shape).
       minibatch_calls: calls in a minibatch.
       steps: T of a minibatch for "lanes"; the longest back-propagation for "traces".
-      patience: a member has converged when its held-out loss did not improve for so many epochs.
-      seed: of everything random.
     """
 
-    epochs: int = 24
-    learning_rate: float = 4e-3
-    schedule: str = "cosine"
     dropout: float = 0.5
-    clip: float = 5.0
     batching: str = "lanes"
     minibatch_calls: int = 4096
     steps: int = 64
-    patience: int = 6
-    seed: int = 0
 
     def __post_init__(self):
-        for name, choices in (("batching", BATCHINGS), ("schedule", SCHEDULES)):
-            if getattr(self, name) not in choices:
-                raise SyscallLMError(f"--{name}={getattr(self, name)}: must be one of {', '.join(choices)}")
-        for name in ("epochs", "minibatch_calls", "steps", "patience", "clip", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise SyscallLMError(f"--{name}={getattr(self, name)}: must be positive")
+        super().__post_init__()
+        if self.batching not in BATCHINGS:
+            raise SyscallLMError(f"--batching={self.batching}: must be one of {', '.join(BATCHINGS)}")
+        self.require_positive("minibatch_calls", "steps")
         if not 0 <= self.dropout < 1:
             raise SyscallLMError(f"--dropout={self.dropout}: must be at least 0 and less than 1")
-
-
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """What training gives for one group.
-
-    Attributes:
-      params: the parameters of the best held-out loss, every array with a leading axis M.
-      held_out_nll: `[M]`, that loss, nats per call.
-      epochs: passes made.
-      history: a row an epoch: training and held-out loss per member, calls per second.
-    """
-
-    params: Params
-    held_out_nll: np.ndarray
-    epochs: int
-    history: list[dict[str, Any]]
 
 
 def choose_held_out(normal: Sequences, fraction: float, seed: int) -> np.ndarray:
@@ -135,11 +101,16 @@ def train_members(
     for shape in dict.fromkeys(shapes):
         numbers = [i for i, other in enumerate(shapes) if other == shape]
         folder = workdir / str(shape) if workdir else None
-        trained = train_group(shape, numbers, recipe, train, held_out, folder, log=lambda rows, before=tuple(history): log([*before, *rows]), **options)
+
+        def log_all(rows: list[dict[str, Any]], before: tuple[dict[str, Any], ...] = tuple(history)) -> None:
+            log([*before, *rows])
+
+        trained = train_group(shape, numbers, recipe, train, held_out, folder, log=log_all, **options)
         history += trained.history
         for place, number in enumerate(numbers):
             name = str(shape) if len(numbers) == 1 else f"{shape}.{place + 1}"
-            members[number] = Member(name, shape, jax.tree.map(lambda leaf, i=place: leaf[i], trained.params))
+            params = jax.tree.map(lambda leaf, i=place: leaf[i], trained.params)
+            members[number] = Member(name, shape, params)
     return tuple(members[i] for i in range(len(shapes))), history
 
 
@@ -150,9 +121,7 @@ def train_group(
     train: Sequences,
     held_out: Sequences,
     workdir: pathlib.Path | None = None,
-    checkpoint_seconds: float = 60,
-    log: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
-    progress: bool = False,
+    **options: Any,
 ) -> Trained:
     """Trains M members of one shape.
 
@@ -163,142 +132,65 @@ def train_group(
       train: normal traces, ids in the model's vocabulary.
       held_out: normal traces that choose when to stop, and nothing else.
       workdir: where checkpoints live; None for none. A folder with checkpoints is resumed.
-      checkpoint_seconds: how often one is written, besides one an epoch.
-      log: called after each epoch with all rows so far (plain JSON values).
-      progress: show a progress bar on stderr, if that is a terminal.
+      options: `checkpoint_seconds`, `log` and `progress` of `loop.train`.
 
     Raises:
       SyscallLMError: no training or held-out traces, a loss that is not finite, or a damaged checkpoint.
     """
     if not len(train) or not len(held_out):
         raise SyscallLMError(f"training needs traces to learn from ({len(train)}) and to hold out ({len(held_out)})")
-    packer = packing.Packer(train, go=shape.vocabulary_size)
-    steps_an_epoch = sum(1 for _ in _epoch_plans(train, recipe, epoch=0))
-    optimizer = _optimizer(recipe, recipe.epochs * steps_an_epoch)
-    keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(recipe.seed), number))(jnp.array(member_numbers))
-    step = jax.jit(_make_step(optimizer, recipe, keys), donate_argnums=0)
-    evaluate = _make_evaluation(held_out, shape.vocabulary_size)
-
-    checkpoints = _Checkpoints(workdir, checkpoint_seconds)
-    state, history = checkpoints.restore(_initial_state(shape, keys, optimizer, recipe))
-    bar = tqdm.tqdm(total=recipe.epochs * steps_an_epoch, desc=str(shape), unit="step", disable=None if progress else True)
-    bar.update(int(state["step"]))
-    with bar, checkpoints:
-        for epoch in range(int(state["epoch"]), recipe.epochs):
-            if bool((state["stale"] >= recipe.patience).all()):
-                break
-            started, calls, done = time.monotonic(), 0, int(state["batch"])
-            for batch, plan in enumerate(_epoch_plans(train, recipe, epoch)):
-                if batch < done:
-                    continue
-                tile = packer.gather(plan)
-                state = step(state, tile)
-                calls += int(tile.mask.sum())
-                bar.update()
-                if batch % 16 == 15:
-                    loss = _mean_loss(state)
-                    bar.set_postfix_str(f"{calls / (time.monotonic() - started):,.0f} calls/s, loss {loss.mean():.3f}")
-                    _require_finite(loss, shape, epoch)
-                if checkpoints.due():
-                    checkpoints.save({**state, "batch": jnp.int32(batch + 1)}, history)
-            seconds = time.monotonic() - started
-            held_out_nll = evaluate(state["params"])
-            row = {
-                "shape": str(shape),
-                "epoch": epoch + 1,
-                "step": int(state["step"]),
-                "train_nll": _mean_loss(state).tolist(),
-                "held_out_nll": held_out_nll.tolist(),
-                "calls_per_second": round(calls / seconds),
-            }
-            _require_finite(held_out_nll, shape, epoch)
-            state = _begin_epoch(_keep_best(state, held_out_nll), epoch + 1)
-            history = [*history, row]
-            checkpoints.save(state, history)
-            log(history)
-        bar.total = bar.n
-    return Trained(state["best"], np.asarray(state["best_nll"]), len(history), history)
+    objective = LanguageModelling(shape, recipe, train, held_out)
+    return loop.train(objective, member_numbers, recipe, workdir, **options)
 
 
-def _epoch_plans(train: Sequences, recipe: Recipe, epoch: int) -> Iterable[np.ndarray]:
-    rng = np.random.default_rng([recipe.seed, epoch])
-    if recipe.batching == "traces":
-        return packing.minibatch_plans(train, recipe.minibatch_calls, recipe.steps, rng)
-    return packing.lane_plans(train, _lanes(recipe), recipe.steps, rng)
+class LanguageModelling:
+    """The objective of language models (see `loop.Objective`): the surprisal of every call of whole traces."""
 
+    sums = ("nll", "calls")
 
-def _lanes(recipe: Recipe) -> int:
-    return max(1, recipe.minibatch_calls // recipe.steps)
+    def __init__(self, shape: lstm.Shape, recipe: Recipe, train: Sequences, held_out: Sequences):
+        self.name = str(shape)
+        self._shape, self._recipe, self._train = shape, recipe, train
+        self.gather = packing.Packer(train, go=shape.vocabulary_size).gather
+        self.evaluate = _make_evaluation(held_out, shape.vocabulary_size)
 
+    def initialise(self, key: Array) -> Params:
+        """See `loop.Objective`."""
+        return language_model.initialise(key, self._shape)
 
-def _optimizer(recipe: Recipe, total_steps: int) -> optax.GradientTransformation:
-    rate: Any = recipe.learning_rate
-    if recipe.schedule == "cosine":
-        rate = optax.cosine_decay_schedule(recipe.learning_rate, total_steps)
-    return optax.chain(optax.clip_by_global_norm(recipe.clip), optax.adam(rate))
+    def initial_carry(self, params: Params) -> lstm.State | None:
+        """See `loop.Objective`: lanes carry the state from one tile to the next."""
+        return lstm.initial_state(params, self._lanes) if self._recipe.batching == "lanes" else None
 
+    def plans(self, epoch: int) -> Iterable[np.ndarray]:
+        """See `loop.Objective`."""
+        rng = np.random.default_rng([self._recipe.seed, epoch])
+        if self._recipe.batching == "traces":
+            return packing.minibatch_plans(self._train, self._recipe.minibatch_calls, self._recipe.steps, rng)
+        return packing.lane_plans(self._train, self._lanes, self._recipe.steps, rng)
 
-def _initial_state(
-    shape: lstm.Shape, keys: Array, optimizer: optax.GradientTransformation, recipe: Recipe
-) -> dict[str, Any]:
-    """Everything that the next step depends on; arrays of members have a leading axis M."""
-    params = jax.vmap(lambda key: language_model.initialise(key, shape))(keys)
-    members = len(keys)
-    state = {
-        "params": params,
-        "optimizer": jax.vmap(optimizer.init)(params),
-        "best": jax.tree.map(jnp.copy, params),
-        "best_nll": jnp.full(members, jnp.inf),
-        "stale": jnp.zeros(members),  # epochs since the best
-        "loss": jnp.zeros(members),  # summed over the epoch so far
-        "calls": jnp.zeros(members),
-        "step": jnp.int32(0),
-        "epoch": jnp.int32(0),
-        "batch": jnp.int32(0),
-    }
-    if recipe.batching == "lanes":
-        state["carry"] = jax.vmap(lambda params: lstm.initial_state(params, _lanes(recipe)))(params)
-    return state
+    @property
+    def _lanes(self) -> int:
+        return max(1, self._recipe.minibatch_calls // self._recipe.steps)
 
-
-def _make_step(
-    optimizer: optax.GradientTransformation, recipe: Recipe, keys: Array
-) -> Callable[[dict[str, Any], packing.Tile], dict[str, Any]]:
-    """One step of all members: forward, backward, clip, Adam."""
-
-    def loss_of(params: Params, key: Array, carry: lstm.State, tile: packing.Tile):
-        h, carry = lstm.run(params, tile.inputs, tile.reset, carry, key, recipe.dropout)
-        nll = lstm.negative_log_likelihood(params, h, tile.targets)
-        total = jnp.where(tile.mask, nll, 0).sum()
-        return total / tile.mask.sum(), (total, carry)
-
-    def member(params, opt_state, key, carry, tile, step):
+    def loss(
+        self, params: Params, key: Array, carry: lstm.State | None, batch: packing.Tile
+    ) -> tuple[Array, tuple[dict[str, Array], lstm.State]]:
+        """See `loop.Objective`."""
         if carry is None:
-            carry = lstm.initial_state(params, tile.inputs.shape[1])
-        key = jax.random.fold_in(key, step)
-        gradients, (total, carry) = jax.grad(loss_of, has_aux=True)(params, key, carry, tile)
-        updates, opt_state = optimizer.update(gradients, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, carry, total
+            carry = lstm.initial_state(params, batch.inputs.shape[1])
+        h, carry = lstm.run(params, batch.inputs, batch.reset, carry, key, self._recipe.dropout)
+        nll = lstm.negative_log_likelihood(params, h, batch.targets)
+        total, calls = jnp.where(batch.mask, nll, 0).sum(), batch.mask.sum()
+        return total / calls, ({"nll": total, "calls": calls}, carry)
 
-    def step(state: dict[str, Any], tile: packing.Tile) -> dict[str, Any]:
-        params, opt_state, carry, total = lstm.over_members(
-            member, state["params"], state["optimizer"], keys, state.get("carry"), shared=(tile, state["step"])
-        )
-        after = {
-            **state,
-            "params": params,
-            "optimizer": opt_state,
-            "loss": state["loss"] + total,
-            "calls": state["calls"] + tile.mask.sum(),
-            "step": state["step"] + 1,
-        }
-        return {**after, "carry": carry} if "carry" in state else after
-
-    return step
+    def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """See `loop.Objective`."""
+        return {"nll": sums["nll"] / sums["calls"]}
 
 
-def _make_evaluation(held_out: Sequences, go: int) -> Callable[[Params], np.ndarray]:
-    """A function from stacked parameters to the held-out loss of each member, nats per call."""
+def _make_evaluation(held_out: Sequences, go: int) -> Callable[[Params], dict[str, np.ndarray]]:
+    """A function from stacked parameters to each member's sums over the held-out traces."""
     packer = packing.Packer(held_out, go)
     lanes = min(HELD_OUT_LANES, len(held_out))
     tiles = [packer.gather(plan) for plan in packing.lane_plans(held_out, lanes, HELD_OUT_STEPS)]
@@ -311,85 +203,12 @@ def _make_evaluation(held_out: Sequences, go: int) -> Callable[[Params], np.ndar
 
         return lstm.over_members(member, params, carry, shared=(tile,))
 
-    def evaluate(params: Params) -> np.ndarray:
+    def evaluate(params: Params) -> dict[str, np.ndarray]:
         carry = jax.vmap(lambda one: lstm.initial_state(one, lanes))(params)
-        total = 0.0
+        total = np.zeros(1)
         for tile in tiles:
             carry, part = tile_sum(params, carry, tile)
             total = total + np.asarray(part, np.float64)
-        return np.asarray(total / len(held_out.calls))
+        return {"nll": total, "calls": np.full(len(total), float(len(held_out.calls)))}
 
     return evaluate
-
-
-def _keep_best(state: dict[str, Any], held_out_nll: np.ndarray) -> dict[str, Any]:
-    nll = jnp.asarray(held_out_nll, jnp.float32)
-    better = nll < state["best_nll"]
-
-    def choose(new: Array, old: Array) -> Array:
-        return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-
-    return {
-        **state,
-        "best": jax.tree.map(choose, state["params"], state["best"]),
-        "best_nll": jnp.where(better, nll, state["best_nll"]),
-        "stale": jnp.where(better, 0, state["stale"] + 1),
-    }
-
-
-def _begin_epoch(state: dict[str, Any], epoch: int) -> dict[str, Any]:
-    zeroed = {name: jax.tree.map(jnp.zeros_like, state[name]) for name in ("loss", "calls", "carry") if name in state}
-    return {**state, **zeroed, "epoch": jnp.int32(epoch), "batch": jnp.int32(0)}
-
-
-def _mean_loss(state: dict[str, Any]) -> np.ndarray:
-    return np.asarray(state["loss"] / state["calls"])
-
-
-def _require_finite(loss: np.ndarray, shape: lstm.Shape, epoch: int) -> None:
-    if not np.isfinite(loss).all():
-        raise SyscallLMError(f"{shape}: the loss is not finite in epoch {epoch + 1}; lower --learning_rate")
-
-
-class _Checkpoints:
-    """The last two checkpoints of a group in `workdir`, or nothing at all if there is no workdir."""
-
-    def __init__(self, workdir: pathlib.Path | None, seconds: float):
-        self._seconds = seconds
-        self._last = time.monotonic()
-        self._manager = None
-        if workdir is not None:
-            options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
-            self._manager = ocp.CheckpointManager(workdir.absolute(), options=options)
-
-    def __enter__(self) -> "_Checkpoints":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._manager is not None:
-            self._manager.close()
-
-    def due(self) -> bool:
-        return self._manager is not None and time.monotonic() - self._last > self._seconds
-
-    def save(self, state: dict[str, Any], history: list[dict[str, Any]]) -> None:
-        if self._manager is None:
-            return
-        items = {"state": ocp.args.StandardSave(state), "history": ocp.args.JsonSave({"rows": history})}
-        # Epoch and batch, not the step alone: the end of an epoch comes after its last step's checkpoint.
-        number = int(state["step"]) * 2 + (int(state["batch"]) == 0)
-        self._manager.save(number, args=ocp.args.Composite(**items))
-        self._last = time.monotonic()
-
-    def restore(self, initial: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        if self._manager is None or (number := self._manager.latest_step()) is None:
-            return initial, []
-        try:
-            items = {"state": ocp.args.StandardRestore(initial), "history": ocp.args.JsonRestore()}
-            restored = self._manager.restore(number, args=ocp.args.Composite(**items))
-            return restored["state"], restored["history"]["rows"]
-        except Exception as error:  # Orbax and its storage raise many kinds
-            folder = self._manager.directory / str(number)
-            raise SyscallLMError(
-                f"{folder}: a damaged checkpoint ({type(error).__name__}); delete it to resume from the one before"
-            ) from error

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from syscall_lm import training
+from syscall_lm import checkpoints, training
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.models import lstm
 from syscall_lm.traces.trace import Sequences
@@ -55,7 +55,7 @@ def test_interrupted_anywhere_it_ends_with_the_same_parameters(traces, batching,
     class Interrupted(Exception):
         pass
 
-    save = training._Checkpoints.save
+    save = checkpoints.Checkpoints.save
     saved = 0
 
     def save_and_stop(self, state, history):
@@ -65,7 +65,7 @@ def test_interrupted_anywhere_it_ends_with_the_same_parameters(traces, batching,
         if saved % 9 == 0:
             raise Interrupted
 
-    monkeypatch.setattr(training._Checkpoints, "save", save_and_stop)
+    monkeypatch.setattr(checkpoints.Checkpoints, "save", save_and_stop)
     for _ in range(100):
         try:
             arguments = (SHAPE, [0, 1], recipe(batching=batching), traces, traces, tmp_path)
@@ -97,8 +97,8 @@ def test_keeps_the_parameters_of_the_best_held_out_loss_and_stops(traces):
     assert trained.epochs < 50 and len(losses) == trained.epochs
     assert trained.epochs == np.argmin(losses) + 1 + 2
     assert trained.held_out_nll[0] == np.float32(min(losses))
-    evaluate = training._make_evaluation(contrary, V)
-    np.testing.assert_allclose(evaluate(trained.params), min(losses), rtol=1e-6)
+    sums = training.LanguageModelling(SHAPE, recipe(), traces, contrary).evaluate(trained.params)
+    np.testing.assert_allclose(sums["nll"] / sums["calls"], min(losses), rtol=1e-6)
 
 
 @pytest.mark.parametrize("changes", [{"batching": "traces", "steps": 64}, {"batching": "lanes", "steps": 4}])
