@@ -1,0 +1,166 @@
+"""The autoencoder of Soni et al. (2019, section IV B, figure 3), as pure functions and a Flax shell.
+
+A window of L calls is compressed to a few numbers, from which the same calls are to be told again. Parameters:
+
+  w_code    [L, V + 1, K]    row V is GO: no call, where a trace ends before the window does
+  b_code    [K]
+  w_hidden  [L, K, H]
+  b_hidden  [L, H]
+  w_out     [H, V]
+  b_out     [V]
+
+The paper describes four layers in one sentence each, without shapes. Read into it:
+
+I   "an input layer with the number of neurons equals to the number of features": the features are the one-hot calls of
+    the window, L times V of them. (A product with one-hot input is a gather, so the input is never built.)
+II  "a densely connected repeat vector layer with number of neurons to be of window size": a dense layer from all
+    features to a code of K = L numbers, the "lower dimension", which a repeat vector then gives to each of L positions.
+III "a dense output layer with linear activations": a linear dense layer over the repeated code, to H numbers for each
+    position. It must have weights of its own for each position: with shared ones, as Keras applies a dense layer to
+    a sequence, the L copies of the code would give L equal predictions, and no window could be reconstructed but one
+    that repeats a single call. That is a dense layer over the flattened copies, reshaped; since the copies are equal,
+    one copy's weights per position express all that it can.
+IV  "a time distributed dense layer": H to V, the same for all positions, with a softmax, which categorical cross-entropy
+    asks for.
+
+There is no LSTM among the four layers, although the paper's title can be read as if there were. The code has no
+activation either: section V says that the model was trained "with linear activation function". H is not printed.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from syscall_lm.models import lstm
+from syscall_lm.traces.windows import Batch
+from syscall_lm.types import Array, Params
+
+NAME = "autoencoder"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """The shape of an autoencoder.
+
+    Attributes:
+      vocabulary_size: V.
+      length: L, calls in a window, and the width K of the code.
+      cells: H, the width of the hidden layer.
+    """
+
+    vocabulary_size: int
+    length: int
+    cells: int = 64
+
+    def __str__(self) -> str:
+        return f"{NAME}-{self.cells}"
+
+
+class Autoencoder(nn.Module):
+    """Dense code, repeated, linear dense layer, time-distributed softmax; initialised as Keras does (Glorot, zeros)."""
+
+    shape: Shape
+
+    @nn.compact
+    def __call__(self, batch: Batch) -> Array:
+        """Unnormalised log-probabilities of every call of the windows, `[L, B, V]`."""
+        v, length, h = self.shape.vocabulary_size, self.shape.length, self.shape.cells
+        zeros = nn.initializers.zeros_init()
+        params = {
+            # Dense from L * V features to K = L numbers.
+            "w_code": self.param("w_code", _glorot, (length, v + 1, length), length * v),
+            "b_code": self.param("b_code", zeros, (length,)),
+            "w_hidden": self.param("w_hidden", _glorot, (length, length, h), length),
+            "b_hidden": self.param("b_hidden", zeros, (length, h)),
+            "w_out": self.param("w_out", _glorot, (h, v), h),
+            "b_out": self.param("b_out", zeros, (v,)),
+        }
+        return logits(params, batch)
+
+
+def _glorot(key: Array, size: tuple[int, ...], inputs: int) -> Array:
+    limit = (6 / (inputs + size[-1])) ** 0.5
+    return jax.random.uniform(key, size, jnp.float32, -limit, limit)
+
+
+def initialise(key: Array, shape: Shape) -> Params:
+    """Fresh parameters of one model."""
+    ids = jnp.zeros((shape.length, 1), jnp.int32)
+    return Autoencoder(shape).init(key, Batch(ids, ids, ids == 0))["params"]
+
+
+def encode(params: Params, calls: Array) -> Array:
+    """The code of windows: int `[L, B]` to `[B, K]`."""
+    rows = params["w_code"][jnp.arange(len(calls))[:, None], calls]  # [L, B, K]
+    return rows.sum(0) + params["b_code"]
+
+
+def logits(params: Params, batch: Batch) -> Array:
+    """Unnormalised log-probabilities `[L, B, V]` of every call, told from the code of its whole window."""
+    code = encode(params, batch.calls)
+    h = jnp.einsum("bk,lkh->lbh", code, params["w_hidden"]) + params["b_hidden"][:, None]
+    return lstm.logits(params, h)
+
+
+def reconstruct(params: Params, batch: Batch) -> Array:
+    """The most probable call at every position, int `[L, B]`: zero reconstruction error means that it is the window."""
+    return jnp.argmax(logits(params, batch), -1)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StreamState:
+    """What B live traces carry: one window being encoded while the one before it is decoded.
+
+    Attributes:
+      coming: `[B, K]`, the code of the window that is arriving, as far as it has arrived.
+      code: `[B, K]`, the code of the window before.
+      calls: int32 `[B, L]`, the last L calls, each at its position in its window; GO where there was none.
+      position: int32 `[B]`, of the next call in its window.
+    """
+
+    coming: Array
+    code: Array
+    calls: Array
+    position: Array
+
+
+def begin(params: Params, lanes: int) -> StreamState:
+    """The state before a trace."""
+    length, inputs, width = params["w_code"].shape
+    nothing = jnp.zeros((lanes, width))
+    return StreamState(nothing, nothing, jnp.full((lanes, length), inputs - 1, jnp.int32), jnp.zeros(lanes, jnp.int32))
+
+
+def advance(params: Params, state: StreamState, calls: Array) -> tuple[StreamState, Array]:
+    """One call of every live trace, at the cost of decoding one position.
+
+    A window can be told from its code only when all of it has arrived. Decoding it then at once would cost L positions
+    in one go; instead one of its calls is decoded with each call of the next window. The surprisals equal those of
+    `logits` on windows of stride L; L times GO after a trace's end brings those of its last calls.
+
+    Args:
+      params: see the module.
+      state: before the call.
+      calls: int `[B]`.
+
+    Returns:
+      the state after the call, and the surprisal `[B]` in nats of the call that came L calls before; NaN if none did.
+    """
+    length, inputs, _ = params["w_code"].shape
+    lanes, at = jnp.arange(len(calls)), state.position
+    targets = state.calls[lanes, at]
+    h = jnp.einsum("bk,bkh->bh", state.code, params["w_hidden"][at]) + params["b_hidden"][at]
+    there = targets < inputs - 1
+    nll = lstm.negative_log_likelihood(params, h, jnp.where(there, targets, 0))
+    coming = state.coming + params["w_code"][at, calls]
+    complete = (at == length - 1)[:, None]
+    after = StreamState(
+        coming=jnp.where(complete, 0, coming),
+        code=jnp.where(complete, coming + params["b_code"], state.code),
+        calls=state.calls.at[lanes, at].set(calls.astype(jnp.int32)),
+        position=(at + 1) % length,
+    )
+    return after, jnp.where(there, nll, jnp.nan)

@@ -1,0 +1,228 @@
+"""The LSTM encoder-decoder of Soni et al. (2019, section IV A, figure 2), as pure functions and a Flax shell.
+
+An encoder reads the last L calls, its state passes to a decoder, and the decoder gives the probabilities of the next L,
+one after another. Parameters are one nested dict:
+
+  embedding  [V + 1, H]    the last row is GO; encoder and decoder share it
+  encoder    {w_ih [H, 4H], w_hh [H, 4H], b [4H]}    gates in the order i, f, g, o
+  decoder    the same
+  w_out      [H, V]
+  b_out      [V]
+
+What the paper leaves open was read so: one layer each; one embedding, since figure 2 shows one; as wide as a layer, as
+in the language model; the decoder's first input is GO; while it is trained and scored, the later ones are the true
+calls (teacher forcing). H is not printed.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from syscall_lm.kernels import lstm as lstm_kernel
+from syscall_lm.models import lstm
+from syscall_lm.traces.windows import Batch
+from syscall_lm.types import Array, Params
+
+State = tuple[Array, Array]  # (c, h), each [B, H]
+NAME = "encoder-decoder"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """The shape of an encoder-decoder; L is the data's."""
+
+    vocabulary_size: int
+    cells: int = 64
+
+    def __str__(self) -> str:
+        return f"{NAME}-{self.cells}"
+
+
+class EncoderDecoder(nn.Module):
+    """Embedding, LSTM encoder, LSTM decoder, softmax. All parameters start uniform in [-0.1, 0.1], as Kim et al.'s."""
+
+    shape: Shape
+
+    @nn.compact
+    def __call__(self, batch: Batch) -> Array:
+        """Unnormalised log-probabilities of every call of the windows, `[L, B, V]`."""
+        v, h = self.shape.vocabulary_size, self.shape.cells
+        sizes = {"embedding": (v + 1, h), "w_out": (h, v), "b_out": (v,)}
+        params: Params = {name: self.param(name, _uniform, size) for name, size in sizes.items()}
+        for name in ("encoder", "decoder"):
+            params[name] = self.param(name, _layer, h)
+        return logits(params, batch)
+
+
+def _uniform(key: Array, size: tuple[int, ...]) -> Array:
+    return jax.random.uniform(key, size, jnp.float32, -0.1, 0.1)
+
+
+def _layer(key: Array, cells: int) -> Params:
+    sizes = {"w_ih": (cells, 4 * cells), "w_hh": (cells, 4 * cells), "b": (4 * cells,)}
+    keys = jax.random.split(key, len(sizes))
+    return {name: _uniform(one, size) for one, (name, size) in zip(keys, sizes.items(), strict=True)}
+
+
+def initialise(key: Array, shape: Shape) -> Params:
+    """Fresh parameters of one model."""
+    ids = jnp.zeros((1, 1), jnp.int32)
+    return EncoderDecoder(shape).init(key, Batch(ids, ids, ids == 0))["params"]
+
+
+def fold(params: Params) -> Params:
+    """Parameters with the embedding folded into the input gates: a call's share of the gates is a gather."""
+    folded = {"w_out": params["w_out"], "b_out": params["b_out"]}
+    for name in ("encoder", "decoder"):
+        layer = params[name]
+        table = params["embedding"] @ layer["w_ih"] + layer["b"]  # [V + 1, 4H]
+        folded[name] = {"table": table, "w_hh": layer["w_hh"]}
+    return folded
+
+
+def _zeros(folded: Params, lanes: int) -> State:
+    cells = folded["encoder"]["w_hh"].shape[0]
+    return jnp.zeros((lanes, cells)), jnp.zeros((lanes, cells))
+
+
+def encode(folded: Params, before: Array) -> State:
+    """The encoder's state after the calls `before`, int `[L, B]`."""
+    encoder = folded["encoder"]
+    never = jnp.zeros(before.shape, bool)
+    _, state = lstm_kernel.lstm(encoder["table"][before], encoder["w_hh"], never, _zeros(folded, before.shape[1]))
+    return state
+
+
+def logits(params: Params, batch: Batch) -> Array:
+    """Unnormalised log-probabilities `[L, B, V]` of every call, given the calls before it (teacher forcing)."""
+    folded = fold(params)
+    decoder = folded["decoder"]
+    go = decoder["table"].shape[0] - 1
+    inputs = jnp.concatenate([jnp.full_like(batch.calls[:1], go), batch.calls[:-1]])
+    state = encode(folded, batch.before)
+    never = jnp.zeros(inputs.shape, bool)
+    h, _ = lstm_kernel.lstm(decoder["table"][inputs], decoder["w_hh"], never, state)
+    return lstm.logits(folded, h)
+
+
+def _step(layer: Params, state: State, inputs: Array) -> State:
+    """One step of one layer for every lane; inputs int `[B]`."""
+    c, h = state
+    return lstm_kernel.cell(layer["table"][inputs] + h @ layer["w_hh"], c)
+
+
+def greedy(params: Params, before: Array) -> Array:
+    """Predicts the next L calls, each the most probable one after those predicted before it.
+
+    A window is predicted exactly by this if and only if every call is the most probable one under teacher forcing: up
+    to the first mistake both read the same inputs.
+
+    Args:
+      params: see the module.
+      before: int `[L, B]`.
+
+    Returns:
+      int32 `[L, B]`.
+    """
+    folded = fold(params)
+    go = folded["decoder"]["table"].shape[0] - 1
+
+    def body(carry: tuple[State, Array], _: None) -> tuple[tuple[State, Array], Array]:
+        state, previous = carry
+        state = _step(folded["decoder"], state, previous)
+        chosen = jnp.argmax(lstm.logits(folded, state[1]), -1).astype(jnp.int32)
+        return (state, chosen), chosen
+
+    first = (encode(folded, before), jnp.full(before.shape[1], go, jnp.int32))
+    return jax.lax.scan(body, first, None, length=len(before))[1]
+
+
+def beam(params: Params, before: Array, width: int) -> tuple[Array, Array]:
+    """Predicts the next L calls by beam search.
+
+    Args:
+      params: see the module.
+      before: int `[L, B]`.
+      width: W, how many beginnings are kept after each call.
+
+    Returns:
+      int32 `[W, L, B]`, the sequences found, best first; float32 `[W, B]`, ln P of each (-inf for one that does not
+      exist, where W exceeds V^L).
+    """
+    folded = fold(params)
+    length, lanes = before.shape
+    v = folded["b_out"].shape[0]
+    state = jax.tree.map(lambda leaf: jnp.repeat(leaf, width, 0), encode(folded, before))  # [B * W, H]
+    found = jnp.zeros((lanes, width, length), jnp.int32)
+    score = jnp.full((lanes, width), -jnp.inf).at[:, 0].set(0.0)  # at first all beams are the same one
+
+    def body(carry, time):
+        state, previous, found, score = carry
+        state = _step(folded["decoder"], state, previous.reshape(-1))
+        step_score = jax.nn.log_softmax(lstm.logits(folded, state[1])).reshape(lanes, width, v)
+        score, chosen = jax.lax.top_k((score[..., None] + step_score).reshape(lanes, width * v), width)
+        parent, call = chosen // v, (chosen % v).astype(jnp.int32)
+        rows = (jnp.arange(lanes)[:, None] * width + parent).reshape(-1)
+        state = jax.tree.map(lambda leaf: leaf[rows], state)
+        found = jnp.take_along_axis(found, parent[..., None], 1).at[:, :, time].set(call)
+        return (state, call, found, score), None
+
+    first = (state, jnp.full((lanes, width), v, jnp.int32), found, score)
+    (_, _, found, score), _ = jax.lax.scan(body, first, jnp.arange(length))
+    return found.transpose(1, 2, 0), score.T
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StreamState:
+    """What B live traces carry: one window being encoded while the one before it is decoded.
+
+    Attributes:
+      encoder, decoder: states.
+      previous: int32 `[B]`, the last call.
+      position: int32 `[B]`, of the next call in its window, 0 to L - 1.
+    """
+
+    encoder: State
+    decoder: State
+    previous: Array
+    position: Array
+
+
+def begin(folded: Params, lanes: int, length: int) -> StreamState:
+    """The state before a trace: the encoder has read L times GO."""
+    go = folded["decoder"]["table"].shape[0] - 1
+    encoder = encode(folded, jnp.full((length, lanes), go, jnp.int32))
+    zeros = jnp.zeros(lanes, jnp.int32)
+    return StreamState(encoder, _zeros(folded, lanes), zeros, zeros)
+
+
+def advance(folded: Params, state: StreamState, calls: Array, length: int) -> tuple[StreamState, Array]:
+    """One call of every live trace, at the cost of one step of the encoder and one of the decoder.
+
+    Where a window begins, the encoder's state becomes the decoder's, and the encoder starts anew: it will be ready when
+    the window ends. The surprisals equal those of `logits` on windows of stride L.
+
+    Args:
+      folded: what `fold` returns.
+      state: before the call.
+      calls: int `[B]`.
+      length: L.
+
+    Returns:
+      the state after the call, and -ln P(call | the window before, the window's earlier calls) `[B]` in nats.
+    """
+    go = folded["decoder"]["table"].shape[0] - 1
+    begins = state.position == 0
+
+    def choose(new: Array, old: Array) -> Array:
+        return jnp.where(begins[:, None], new, old)
+
+    decoder = jax.tree.map(choose, state.encoder, state.decoder)
+    decoder = _step(folded["decoder"], decoder, jnp.where(begins, go, state.previous))
+    nll = lstm.negative_log_likelihood(folded, decoder[1], calls)
+    encoder = jax.tree.map(lambda part: choose(jnp.zeros_like(part), part), state.encoder)
+    encoder = _step(folded["encoder"], encoder, calls)
+    return StreamState(encoder, decoder, calls.astype(jnp.int32), (state.position + 1) % length), nll

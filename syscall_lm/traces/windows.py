@@ -1,0 +1,81 @@
+"""Windows: the last L calls, and the adjacent next L (Soni et al. 2019, section V).
+
+A window is a number, the position of its first call; what it holds is looked up when a minibatch is gathered, so the
+calls are stored once and not L times.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from syscall_lm.errors import SyscallLMError
+from syscall_lm.traces.trace import Sequences
+
+
+class Batch(NamedTuple):
+    """B windows with what stands before them, each `[L, B]`.
+
+    Attributes:
+      before: int32, the L calls before the window; GO where the trace had not begun.
+      calls: int32, the window's own calls; GO where the trace has ended.
+      mask: bool, false where the trace has ended.
+    """
+
+    before: np.ndarray
+    calls: np.ndarray
+    mask: np.ndarray
+
+
+class Windows:
+    """All windows of some traces: one begins at every `stride`-th call of each trace, from its first call on.
+
+    Windows near a trace's end are shorter than L (masked), so that with stride L every call of every trace, however
+    short, lies in exactly one window.
+
+    Args:
+      sequences: N traces.
+      length: L.
+      stride: calls from one window's beginning to the next one's.
+      go: the id that stands for "no call".
+
+    Attributes:
+      starts: int64 `[W]`, positions in `sequences.calls`, trace by trace.
+      trace: int64 `[W]`, the number of each window's trace.
+      sizes: int64 `[W]`, calls in each window: L, or fewer at a trace's end.
+
+    Raises:
+      SyscallLMError: a length or stride that is not positive.
+    """
+
+    def __init__(self, sequences: Sequences, length: int, stride: int, go: int):
+        if length < 1 or stride < 1:
+            raise SyscallLMError(f"windows need a length and a stride of at least 1, not {length} and {stride}")
+        self.length, self.stride, self._go = length, stride, go
+        per_trace = -(-sequences.lengths // stride)
+        self.trace = np.repeat(np.arange(len(sequences)), per_trace)
+        number = np.arange(len(self.trace)) - np.repeat(np.cumsum(per_trace) - per_trace, per_trace)
+        self.starts = sequences.offsets[:-1][self.trace] + stride * number
+        self._begins, self._ends = sequences.offsets[:-1], sequences.offsets[1:]
+        self.sizes = np.minimum(self._ends[self.trace] - self.starts, length)
+        self._calls = np.append(sequences.calls, 0).astype(np.int32)  # the last entry is read for every padded position
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @property
+    def whole(self) -> np.ndarray:
+        """bool `[W]`: windows of L calls."""
+        return self.sizes == self.length
+
+    def gather(self, numbers: np.ndarray) -> Batch:
+        """The windows with these numbers `[B]`; -1 is an empty one."""
+        numbers = np.asarray(numbers)
+        trace = self.trace[numbers]
+        positions = self.starts[numbers] + np.arange(self.length)[:, None]  # [L, B]
+        mask = (positions < self._ends[trace]) & (numbers >= 0)
+        earlier = positions - self.length
+        known = (earlier >= self._begins[trace]) & (numbers >= 0)
+        return Batch(self._read(earlier, known), self._read(positions, mask), mask)
+
+    def _read(self, positions: np.ndarray, exists: np.ndarray) -> np.ndarray:
+        return np.where(exists, self._calls[np.where(exists, positions, -1)], np.int32(self._go))

@@ -1,0 +1,178 @@
+"""Training the models that read windows: the encoder-decoder and the autoencoder (the loop itself: loop.py)."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from syscall_lm import loop
+from syscall_lm.errors import SyscallLMError
+from syscall_lm.loop import Trained
+from syscall_lm.models import autoencoder, encoder_decoder, lstm
+from syscall_lm.traces.trace import Sequences
+from syscall_lm.traces.windows import Batch, Windows
+from syscall_lm.types import Array, Params
+
+MODELS: dict[str, ModuleType] = {module.NAME: module for module in (encoder_decoder, autoencoder)}
+HELD_OUT_BATCH = 512
+
+Shape = encoder_decoder.Shape | autoencoder.Shape
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WindowRecipe(loop.Optimisation):
+    """How to train on windows.
+
+    Soni et al. (section V) print Adam, minibatches of 256 windows, 100 epochs, and L = 3, 10 and 15, of which 10 was
+    best. They do not print a learning rate, a schedule or clipping.
+
+    Attributes:
+      length: L, calls in a window.
+      stride: calls from one window's beginning to the next one's.
+      minibatch_windows: windows in a minibatch.
+    """
+
+    length: int = 10
+    stride: int = 2
+    minibatch_windows: int = 256
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.require_positive("length", "stride", "minibatch_windows")
+
+
+def shape_of(model: str, vocabulary_size: int, length: int, cells: int = 64) -> Shape:
+    """The shape of a model of `MODELS` by name.
+
+    Raises:
+      SyscallLMError: no such model.
+    """
+    if model == encoder_decoder.NAME:
+        return encoder_decoder.Shape(vocabulary_size, cells)
+    if model == autoencoder.NAME:
+        return autoencoder.Shape(vocabulary_size, length, cells)
+    raise SyscallLMError(f"no window model is called {model!r}; there are {', '.join(MODELS)}")
+
+
+def model_of(shape: Shape) -> ModuleType:
+    """The module that `initialise` and `logits` of this shape's model come from."""
+    return autoencoder if isinstance(shape, autoencoder.Shape) else encoder_decoder
+
+
+def train_group(
+    shape: Shape,
+    member_numbers: Sequence[int],
+    recipe: WindowRecipe,
+    train: Sequences,
+    held_out: Sequences,
+    workdir: pathlib.Path | None = None,
+    **options: Any,
+) -> Trained:
+    """Trains M members of one shape.
+
+    Args:
+      shape: of each member.
+      member_numbers: `[M]`, distinct; with the recipe's seed they fix the initialisation.
+      recipe: how.
+      train: normal traces, ids in the model's vocabulary.
+      held_out: normal traces that choose when to stop, and nothing else.
+      workdir: where checkpoints live; None for none. A folder with checkpoints is resumed.
+      options: `checkpoint_seconds`, `log` and `progress` of `loop.train`.
+
+    Returns:
+      the parameters and the history; its metrics are "nll" (nats per call), "call_accuracy" (calls predicted / calls)
+      and "window_accuracy" (windows of L calls predicted exactly / such windows; Soni et al., section V).
+
+    Raises:
+      SyscallLMError: no training or held-out traces, windows of another length than the shape's, a loss that is not
+        finite, or a damaged checkpoint.
+    """
+    if not len(train) or not len(held_out):
+        raise SyscallLMError(f"training needs traces to learn from ({len(train)}) and to hold out ({len(held_out)})")
+    if isinstance(shape, autoencoder.Shape) and shape.length != recipe.length:
+        raise SyscallLMError(f"an autoencoder of {shape.length} calls cannot learn windows of {recipe.length}")
+    return loop.train(WindowPrediction(shape, recipe, train, held_out), member_numbers, recipe, workdir, **options)
+
+
+class WindowPrediction:
+    """The objective of window models (see `loop.Objective`): categorical cross-entropy of every call of a window."""
+
+    sums = ("nll", "calls", "calls_right", "windows", "windows_right")
+
+    def __init__(self, shape: Shape, recipe: WindowRecipe, train: Sequences, held_out: Sequences):
+        self.name = f"{shape} L={recipe.length}"
+        self._shape, self._recipe, self._model = shape, recipe, model_of(shape)
+        go = shape.vocabulary_size
+        self._train, self._held_out = (Windows(s, recipe.length, recipe.stride, go) for s in (train, held_out))
+        self.gather = self._train.gather
+        self._judge = jax.jit(self._judge_members)
+
+    @property
+    def windows(self) -> tuple[int, int]:
+        """How many windows an epoch learns from, and how many are held out."""
+        return len(self._train), len(self._held_out)
+
+    def initialise(self, key: Array) -> Params:
+        """See `loop.Objective`."""
+        return self._model.initialise(key, self._shape)
+
+    def initial_carry(self, params: Params) -> None:
+        """See `loop.Objective`: every window begins anew."""
+        del params
+
+    def plans(self, epoch: int) -> Iterable[np.ndarray]:
+        """See `loop.Objective`: all windows in random order; the last minibatch is filled up with empty ones."""
+        rng = np.random.default_rng([self._recipe.seed, epoch])
+        return _in_batches(rng.permutation(len(self._train)), self._recipe.minibatch_windows)
+
+    def loss(
+        self, params: Params, key: Array, carry: None, batch: Batch
+    ) -> tuple[Array, tuple[dict[str, Array], None]]:
+        """See `loop.Objective`."""
+        del key, carry
+        sums = self._sums(params, batch)
+        return sums["nll"] / sums["calls"], (sums, None)
+
+    def evaluate(self, params: Params) -> dict[str, np.ndarray]:
+        """See `loop.Objective`."""
+        totals = dict.fromkeys(self.sums, np.zeros(1))
+        for plan in _in_batches(np.arange(len(self._held_out)), HELD_OUT_BATCH):
+            sums = self._judge(params, self._held_out.gather(plan))
+            totals = {name: totals[name] + np.asarray(sums[name], np.float64) for name in self.sums}
+        return totals
+
+    def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """See `loop.Objective`."""
+        return {
+            "nll": sums["nll"] / sums["calls"],
+            "call_accuracy": sums["calls_right"] / sums["calls"],
+            "window_accuracy": sums["windows_right"] / np.maximum(sums["windows"], 1),
+        }
+
+    def _judge_members(self, params: Params, batch: Batch) -> dict[str, Array]:
+        return lstm.over_members(self._sums, params, shared=(batch,))
+
+    def _sums(self, params: Params, batch: Batch) -> dict[str, Array]:
+        scores = self._model.logits(params, batch)
+        targets = jnp.where(batch.mask, batch.calls, 0)
+        chosen = jnp.take_along_axis(scores, targets[..., None], -1)[..., 0]
+        nll = jax.nn.logsumexp(scores, axis=-1) - chosen
+        right = chosen >= scores.max(-1)
+        whole = batch.mask.all(0)  # a window cut off by its trace's end is no window in the paper's sense
+        return {
+            "nll": jnp.where(batch.mask, nll, 0).sum(),
+            "calls": batch.mask.sum().astype(jnp.float32),
+            "calls_right": (right & batch.mask).sum().astype(jnp.float32),
+            "windows": whole.sum().astype(jnp.float32),
+            "windows_right": (right.all(0) & whole).sum().astype(jnp.float32),
+        }
+
+
+def _in_batches(numbers: np.ndarray, size: int) -> Iterable[np.ndarray]:
+    filled = np.append(numbers, np.full(-len(numbers) % size, -1))
+    return filled.reshape(-1, size)
