@@ -25,7 +25,7 @@ from collections.abc import Iterable, Mapping
 import tqdm
 from absl import flags
 
-from syscall_lm import files
+from syscall_lm import corpus, files
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, corpus_intrusions, corpus_recording
 from syscall_lm.experiments.corpus_intrusions import CARRIERS, INTRUSIONS, Intrusion
@@ -143,7 +143,7 @@ def record_tasks(tasks: list[Task], seed: int, work_dir: str | None = None) -> t
 def write_archive(path: str, traces: list[Trace], counters: Counters) -> None:
     """Writes the archive, completely or not at all."""
     with TraceArchiveWriter(path, Vocabulary.from_abi(ABI)) as writer:
-        writer.metadata["reader"] = counters.to_json()
+        writer.metadata |= {"notice": corpus.NOTICE, "counters": counters.to_json()}
         for trace in traces:
             writer.write(trace)
 

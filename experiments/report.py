@@ -21,13 +21,13 @@ import tqdm
 from absl import flags
 from matplotlib.figure import Figure
 
-from syscall_lm import corpus, evaluation, files, scoring
+from syscall_lm import evaluation, files, scoring
 from syscall_lm.detectors import ensemble
 from syscall_lm.detectors.base import traces_needed
 from syscall_lm.detectors.language_model import LanguageModelDetector
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, data, provenance
-from syscall_lm.experiments.report_tally import CORPUS_HOST, Candidate, SavedScores, Tally, counters
+from syscall_lm.experiments.report_tally import Candidate, SavedScores, Tally, counters
 from syscall_lm.models import store
 from syscall_lm.models.store import Model
 from syscall_lm.reports import figures, html
@@ -104,7 +104,7 @@ def gather(model: Model, detector: LanguageModelDetector, archive: TraceArchive,
     return html.Report(
         model=model.path.resolve().name,
         archive=archive.path.name,
-        demonstration=_is_corpus(archive, tally),
+        notice=archive.notice,
         traces=len(scores),
         calls=tally.calls,
         abnormal=int(abnormal.sum()),
@@ -127,11 +127,6 @@ def gather(model: Model, detector: LanguageModelDetector, archive: TraceArchive,
         counters=counters(archive.metadata, MOST_ROWS),
         environment=provenance.environment(),
     )
-
-
-def _is_corpus(archive: TraceArchive, tally: Tally) -> bool:
-    declared = CORPUS_HOST in (archive.metadata.get("host"), archive.metadata.get("corpus"))
-    return declared or tally.all_corpus or (corpus.path().exists() and archive.path.samefile(corpus.path()))
 
 
 def _pictures(

@@ -18,7 +18,6 @@ from syscall_lm.traces.archive import METADATA_KEY, TraceArchive, TraceBatch
 from syscall_lm.traces.trace import ATTACK, NORMAL, Sequences
 
 INFO_COLUMNS = ("id", "source", "command", "host", "label", "family", "split")
-CORPUS_HOST = "corpus"  # of the traces that experiments/record_corpus.py recorded
 _ORDER = ("train", "validation", "test", "", NORMAL, ATTACK)
 
 
@@ -55,7 +54,6 @@ class Tally:
     Attributes:
       worst: the most suspicious traces, highest score first.
       unknown: calls that the model does not know.
-      all_corpus: every trace so far is of the embedded corpus' host.
     """
 
     def __init__(
@@ -71,7 +69,6 @@ class Tally:
         self._uses = np.zeros(archive.vocabulary.size, np.int64)
         self._traces = 0
         self.worst: list[Candidate] = []
-        self.all_corpus = True
 
     def add(self, batch: TraceBatch, members: np.ndarray) -> None:
         """Takes in n traces with their members' scores `[M, n]`."""
@@ -84,7 +81,6 @@ class Tally:
         self._kinds.append(np.asarray(codes, np.int32))
         self._digests.append(_digests(batch.calls.translate(self._table)))
         self._uses += np.bincount(batch.calls.calls, minlength=len(self._uses))
-        self.all_corpus &= bool((batch.column("host") == CORPUS_HOST).all())
         for i in np.argsort(-scores, kind="stable")[: self._top]:
             row = batch.info.select(INFO_COLUMNS).slice(int(i), 1).to_pylist()[0]
             info = {name: value or "" for name, value in row.items()}
@@ -242,7 +238,7 @@ class SavedScores:
 
 def counters(metadata: dict, most: int) -> dict[str, list[tuple[str, int]]]:
     """What `ingest` skipped and did not know, heading -> (reason, times), most frequent first."""
-    counted = metadata.get("counters") or metadata.get("reader")
+    counted = metadata.get("counters")
     counted = counted if isinstance(counted, dict) else {}
     headings = {
         "Skipped while the capture was read": counted.get("skipped"),

@@ -82,6 +82,8 @@ def main(argv: list[str]) -> None:
         print(f"{counts['unknown']:,} calls are unknown to the model; they were scored as such")
     for row in worst:
         print("  " + _line(row))
+    if archive.notice:
+        print(archive.notice)
     print(f"scores: {OUTPUT.value}")
 
 

@@ -2,6 +2,11 @@
 
 import pathlib
 
+NOTICE = (
+    "A demonstration, not a benchmark: the embedded corpus holds a few programs on made-up inputs and re-enacted "
+    "intrusions of a few lines each. Figures on it say nothing about detection in the field."
+)
+
 
 def path() -> pathlib.Path:
     """The embedded trace archive."""

@@ -96,7 +96,7 @@ class Report:
 
     Attributes:
       model, archive: their names.
-      demonstration: the archive is the embedded corpus.
+      notice: a sentence that the archive wants to stand beside its figures.
       traces, calls, abnormal: how many.
       score_meaning: the unit of a score, a clause.
       method, threshold, false_alarm_rate: what decides.
@@ -118,7 +118,7 @@ class Report:
 
     model: str
     archive: str
-    demonstration: bool
+    notice: str
     traces: int
     calls: int
     abnormal: int

@@ -135,6 +135,7 @@ class TraceArchive:
     Attributes:
       vocabulary: what its call ids mean.
       metadata: the JSON object that was written with it (counters by reason, numbering, sources).
+      notice: a sentence that must stand wherever figures from this archive do; usually empty.
       num_traces: N.
       num_calls: the total over all traces.
 
@@ -169,6 +170,7 @@ class TraceArchive:
             raise SyscallLMError(f"{self.path}: archive version {version!r}; this program reads version {VERSION}")
         if not intact:
             raise SyscallLMError(f"{self.path}: its call names do not match their hash; the header is damaged")
+        self.notice = str(self.metadata.get("notice", ""))
         self.num_traces: int = self._file.metadata.num_rows
         if self.num_traces == 0:
             raise SyscallLMError(f"{self.path}: an archive without traces")

@@ -91,7 +91,7 @@ def done(folder, tiny_model, commands):
             folder / "unsplit.parquet",
             [trace(i, 9, rng, label=(NORMAL, ATTACK)[i % 2], family=None) for i in range(20)],  # type: ignore[arg-type]
         ),
-        "corpus": write(folder / "corpus.parquet", some_traces(4, host="corpus")),
+        "corpus": write(folder / "corpus.parquet", some_traces(4), notice="A demonstration <i>"),
         "foreign": write(folder / "foreign.parquet", [Trace(np.array([0], np.uint16), "x")], names=("NtClose",)),
     }
     (folder / "file").write_text("not a directory")
@@ -217,9 +217,9 @@ def test_normal_traces_that_the_model_may_have_learned_from_are_pointed_out(fold
         assert words not in page_of(folder, done, "labelled")
 
 
-def test_the_embedded_corpus_is_called_a_demonstration(folder, done):
-    assert "A demonstration, not a benchmark" in page_of(folder, done, "corpus")
-    assert "A demonstration, not a benchmark" not in page_of(folder, done, "unlabelled")
+def test_an_archives_notice_stands_on_its_page(folder, done):
+    assert "A demonstration &lt;i&gt;" in page_of(folder, done, "corpus")
+    assert "A demonstration" not in page_of(folder, done, "unlabelled")
 
 
 def test_what_was_skipped_is_told_and_odd_metadata_does_no_harm(folder, done):

@@ -58,7 +58,7 @@ def report(text="name", **changes):
     values = {
         "model": text,
         "archive": text,
-        "demonstration": False,
+        "notice": "",
         "traces": 100,
         "calls": 5000,
         "abnormal": 7,
@@ -158,9 +158,9 @@ def test_without_labels_the_page_says_so():
     assert "AUC" not in text
 
 
-def test_the_corpus_is_called_a_demonstration():
-    assert "A demonstration, not a benchmark" in page.render(report(demonstration=True))
-    assert "demonstration" not in ORDINARY.text
+def test_an_archives_notice_is_shown():
+    assert "It &amp; its notice." in page.render(report(notice="It & its notice."))
+    assert "its notice" not in ORDINARY.text
 
 
 def test_too_few_held_out_traces_are_admitted():
