@@ -32,9 +32,7 @@ def training_traces(archive: TraceArchive, held_out: float, seed: int) -> tuple[
     if not train.any():
         train = normal_split(batch, "")
     if not train.any():
-        raise SyscallLMError(
-            f"{archive.path}: no normal traces to learn from (split 'train', or no split, and no attack)"
-        )
+        raise SyscallLMError(f"{archive.path}: no normal traces to learn from (in split 'train' or without a split)")
     validation = normal_split(batch, "validation")
     if validation.any():
         return batch.calls.take(train), batch.calls.take(validation)
@@ -66,9 +64,7 @@ class Benchmark:
         """Joins normal traces and attacks, and finds the copies."""
         traces = Sequences.from_list([*normal, *attack])
         is_attack = np.arange(len(traces)) >= len(normal)
-        known = {calls.tobytes() for calls in train}
-        copies = np.array([calls.tobytes() in known for calls in traces], bool) & ~is_attack
-        return cls(train, traces, is_attack, families, copies)
+        return cls(train, traces, is_attack, families, copies_of(train, traces) & ~is_attack)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -83,6 +79,12 @@ class Benchmark:
             "all": evaluation.summary(scores[~self.is_attack], attack, self.families),
             "without_copies": evaluation.summary(scores[~self.is_attack & ~self.copies], attack, self.families),
         }
+
+
+def copies_of(train: Sequences, traces: Sequences) -> np.ndarray:
+    """Bool `[N]`: traces that equal a training trace, call by call."""
+    known = {calls.tobytes() for calls in train}
+    return np.array([calls.tobytes() in known for calls in traces], bool)
 
 
 def benchmark(archive: TraceArchive, table: np.ndarray | None = None) -> Benchmark:
@@ -117,8 +119,8 @@ def translation(model: Model, archive: TraceArchive) -> np.ndarray:
     ours, theirs = model.info.get("numbering"), archive.metadata.get("numbering")
     if ours and theirs and ours != theirs:
         raise SyscallLMError(
-            f"{archive.path}: numbers its calls by numbering {theirs}, but {model.path} was trained on numbering {ours}; "
-            "their names do not mean the same calls"
+            f"{archive.path}: numbers its calls by numbering {theirs}, but {model.path} was trained on numbering "
+            f"{ours}; their names do not mean the same calls"
         )
     table = model.vocabulary.map_from(archive.vocabulary)
     if (table == model.vocabulary.unk).all():

@@ -48,14 +48,16 @@ def main(argv: list[str]) -> None:
     benchmark = data.benchmark(archive, data.translation(model, archive))
     is_attack = benchmark.is_attack
     scores = all_scores(detector, others, benchmark.train, benchmark.traces)
+    summaries = {name: benchmark.summaries(values) for name, values in scores.items()}
     result = {
         "model": model.path.name,
         "members": detector.scorer.names,
         "archive": archive.path.name,
+        "notice": archive.notice,
         "traces": benchmark.counts,
         "data": data.fingerprint(benchmark.traces),
         "operating_points": operating_points(detector, scores, is_attack),
-        "detectors": {name: benchmark.summaries(values) for name, values in scores.items()},
+        "detectors": summaries,
         "configuration": provenance.configuration(main),
         "environment": provenance.environment(),
     }
@@ -105,8 +107,9 @@ def table_of(result: dict[str, Any]) -> str:
     """The figures as Markdown."""
     traces = result["traces"]
     lines = [
-        f"{traces['normal']:,} normal traces ({traces['copies']:,} copy a training trace), {traces['attack']:,} attacks; "
-        f"archive {result['archive']}, model {result['model']}.",
+        f"{traces['normal']:,} normal traces ({traces['copies']:,} copy a training trace), "
+        f"{traces['attack']:,} attacks; archive {result['archive']}, model {result['model']}.",
+        *[result["notice"]] * bool(result["notice"]),
         "FA@d: false alarm rate at detection rate d. D@f: detection rate at false alarm rate f.",
     ]
     for which, title in (("all", "All normal traces"), ("without_copies", "Without copies of training traces")):
