@@ -15,7 +15,7 @@ from syscall_lm.errors import SyscallLMError
 from syscall_lm.loop import Trained
 from syscall_lm.models import autoencoder, encoder_decoder, lstm
 from syscall_lm.traces.trace import Sequences
-from syscall_lm.traces.windows import Batch, Windows
+from syscall_lm.traces.windows import Batch, Windows, in_batches
 from syscall_lm.types import Array, Params
 
 MODELS: dict[str, ModuleType] = {module.NAME: module for module in (encoder_decoder, autoencoder)}
@@ -52,10 +52,8 @@ def shape_of(model: str, vocabulary_size: int, length: int, cells: int = 64) -> 
     Raises:
       SyscallLMError: no such model.
     """
-    if model == encoder_decoder.NAME:
-        return encoder_decoder.Shape(vocabulary_size, cells)
-    if model == autoencoder.NAME:
-        return autoencoder.Shape(vocabulary_size, length, cells)
+    if model in MODELS:
+        return MODELS[model].Shape(vocabulary_size, length, cells)
     raise SyscallLMError(f"no window model is called {model!r}; there are {', '.join(MODELS)}")
 
 
@@ -94,8 +92,8 @@ def train_group(
     """
     if not len(train) or not len(held_out):
         raise SyscallLMError(f"training needs traces to learn from ({len(train)}) and to hold out ({len(held_out)})")
-    if isinstance(shape, autoencoder.Shape) and shape.length != recipe.length:
-        raise SyscallLMError(f"an autoencoder of {shape.length} calls cannot learn windows of {recipe.length}")
+    if shape.length != recipe.length:
+        raise SyscallLMError(f"a model of windows of {shape.length} calls cannot learn windows of {recipe.length}")
     return loop.train(WindowPrediction(shape, recipe, train, held_out), member_numbers, recipe, workdir, **options)
 
 
@@ -128,7 +126,7 @@ class WindowPrediction:
     def plans(self, epoch: int) -> Iterable[np.ndarray]:
         """See `loop.Objective`: all windows in random order; the last minibatch is filled up with empty ones."""
         rng = np.random.default_rng([self._recipe.seed, epoch])
-        return _in_batches(rng.permutation(len(self._train)), self._recipe.minibatch_windows)
+        return in_batches(rng.permutation(len(self._train)), self._recipe.minibatch_windows)
 
     def loss(
         self, params: Params, key: Array, carry: None, batch: Batch
@@ -141,7 +139,7 @@ class WindowPrediction:
     def evaluate(self, params: Params) -> dict[str, np.ndarray]:
         """See `loop.Objective`."""
         totals = dict.fromkeys(self.sums, np.zeros(1))
-        for plan in _in_batches(np.arange(len(self._held_out)), HELD_OUT_BATCH):
+        for plan in in_batches(np.arange(len(self._held_out)), HELD_OUT_BATCH):
             sums = self._judge(params, self._held_out.gather(plan))
             totals = {name: totals[name] + np.asarray(sums[name], np.float64) for name in self.sums}
         return totals
@@ -158,11 +156,7 @@ class WindowPrediction:
         return lstm.over_members(self._sums, params, shared=(batch,))
 
     def _sums(self, params: Params, batch: Batch) -> dict[str, Array]:
-        scores = self._model.logits(params, batch)
-        targets = jnp.where(batch.mask, batch.calls, 0)
-        chosen = jnp.take_along_axis(scores, targets[..., None], -1)[..., 0]
-        nll = jax.nn.logsumexp(scores, axis=-1) - chosen
-        right = chosen >= scores.max(-1)
+        nll, right = judge(self._model.logits(params, batch), batch)
         whole = batch.mask.all(0)  # a window cut off by its trace's end is no window in the paper's sense
         return {
             "nll": jnp.where(batch.mask, nll, 0).sum(),
@@ -173,6 +167,17 @@ class WindowPrediction:
         }
 
 
-def _in_batches(numbers: np.ndarray, size: int) -> Iterable[np.ndarray]:
-    filled = np.append(numbers, np.full(-len(numbers) % size, -1))
-    return filled.reshape(-1, size)
+def judge(logits: Array, batch: Batch) -> tuple[Array, Array]:
+    """Compares predictions with what came.
+
+    Args:
+      logits: `[L, B, V]`, unnormalised log-probabilities of the batch's calls.
+      batch: B windows.
+
+    Returns:
+      negative log-likelihoods in nats, and whether the call is the most probable one, each `[L, B]`; both mean nothing
+      where the batch is masked.
+    """
+    targets = jnp.where(batch.mask, batch.calls, 0)
+    chosen = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - chosen, chosen >= logits.max(-1)

@@ -20,7 +20,7 @@ III "a dense output layer with linear activations": a linear dense layer over th
     a sequence, the L copies of the code would give L equal predictions, and no window could be reconstructed but one
     that repeats a single call. That is a dense layer over the flattened copies, reshaped; since the copies are equal,
     one copy's weights per position express all that it can.
-IV  "a time distributed dense layer": H to V, the same for all positions, with a softmax, which categorical cross-entropy
+IV  "a time distributed dense layer": H to V, the same for all positions, with a softmax, as categorical cross-entropy
     asks for.
 
 There is no LSTM among the four layers, although the paper's title can be read as if there were. The code has no
@@ -53,6 +53,11 @@ class Shape:
     vocabulary_size: int
     length: int
     cells: int = 64
+
+    @property
+    def delay(self) -> int:
+        """How many calls after a call a stream tells its surprisal: a window must be complete before it is decoded."""
+        return self.length
 
     def __str__(self) -> str:
         return f"{NAME}-{self.cells}"
@@ -91,6 +96,11 @@ def initialise(key: Array, shape: Shape) -> Params:
     return Autoencoder(shape).init(key, Batch(ids, ids, ids == 0))["params"]
 
 
+def fold(params: Params) -> Params:
+    """Parameters for `advance`: the same, since the input layer is a gather already."""
+    return params
+
+
 def encode(params: Params, calls: Array) -> Array:
     """The code of windows: int `[L, B]` to `[B, K]`."""
     rows = params["w_code"][jnp.arange(len(calls))[:, None], calls]  # [L, B, K]
@@ -127,14 +137,15 @@ class StreamState:
     position: Array
 
 
-def begin(params: Params, lanes: int) -> StreamState:
+def begin(folded: Params, shape: Shape, lanes: int) -> StreamState:
     """The state before a trace."""
-    length, inputs, width = params["w_code"].shape
-    nothing = jnp.zeros((lanes, width))
-    return StreamState(nothing, nothing, jnp.full((lanes, length), inputs - 1, jnp.int32), jnp.zeros(lanes, jnp.int32))
+    del folded  # it is zeros, whatever was learned
+    nothing = jnp.zeros((lanes, shape.length))
+    none = jnp.full((lanes, shape.length), shape.vocabulary_size, jnp.int32)
+    return StreamState(nothing, nothing, none, jnp.zeros(lanes, jnp.int32))
 
 
-def advance(params: Params, state: StreamState, calls: Array) -> tuple[StreamState, Array]:
+def advance(folded: Params, shape: Shape, state: StreamState, calls: Array) -> tuple[StreamState, Array]:
     """One call of every live trace, at the cost of decoding one position.
 
     A window can be told from its code only when all of it has arrived. Decoding it then at once would cost L positions
@@ -142,25 +153,25 @@ def advance(params: Params, state: StreamState, calls: Array) -> tuple[StreamSta
     `logits` on windows of stride L; L times GO after a trace's end brings those of its last calls.
 
     Args:
-      params: see the module.
+      folded: what `fold` returns.
+      shape: of the model.
       state: before the call.
       calls: int `[B]`.
 
     Returns:
       the state after the call, and the surprisal `[B]` in nats of the call that came L calls before; NaN if none did.
     """
-    length, inputs, _ = params["w_code"].shape
     lanes, at = jnp.arange(len(calls)), state.position
     targets = state.calls[lanes, at]
-    h = jnp.einsum("bk,bkh->bh", state.code, params["w_hidden"][at]) + params["b_hidden"][at]
-    there = targets < inputs - 1
-    nll = lstm.negative_log_likelihood(params, h, jnp.where(there, targets, 0))
-    coming = state.coming + params["w_code"][at, calls]
-    complete = (at == length - 1)[:, None]
+    h = jnp.einsum("bk,bkh->bh", state.code, folded["w_hidden"][at]) + folded["b_hidden"][at]
+    there = targets < shape.vocabulary_size
+    nll = lstm.negative_log_likelihood(folded, h, jnp.where(there, targets, 0))
+    coming = state.coming + folded["w_code"][at, calls]
+    complete = (at == shape.length - 1)[:, None]
     after = StreamState(
         coming=jnp.where(complete, 0, coming),
-        code=jnp.where(complete, coming + params["b_code"], state.code),
+        code=jnp.where(complete, coming + folded["b_code"], state.code),
         calls=state.calls.at[lanes, at].set(calls.astype(jnp.int32)),
-        position=(at + 1) % length,
+        position=(at + 1) % shape.length,
     )
     return after, jnp.where(there, nll, jnp.nan)

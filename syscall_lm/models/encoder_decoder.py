@@ -31,10 +31,22 @@ NAME = "encoder-decoder"
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """The shape of an encoder-decoder; L is the data's."""
+    """The shape of an encoder-decoder.
+
+    Attributes:
+      vocabulary_size: V.
+      length: L, calls in a window.
+      cells: H, of the encoder and of the decoder.
+    """
 
     vocabulary_size: int
+    length: int
     cells: int = 64
+
+    @property
+    def delay(self) -> int:
+        """How many calls after a call a stream tells its surprisal: at once."""
+        return 0
 
     def __str__(self) -> str:
         return f"{NAME}-{self.cells}"
@@ -191,15 +203,14 @@ class StreamState:
     position: Array
 
 
-def begin(folded: Params, lanes: int, length: int) -> StreamState:
+def begin(folded: Params, shape: Shape, lanes: int) -> StreamState:
     """The state before a trace: the encoder has read L times GO."""
-    go = folded["decoder"]["table"].shape[0] - 1
-    encoder = encode(folded, jnp.full((length, lanes), go, jnp.int32))
+    encoder = encode(folded, jnp.full((shape.length, lanes), shape.vocabulary_size, jnp.int32))
     zeros = jnp.zeros(lanes, jnp.int32)
     return StreamState(encoder, _zeros(folded, lanes), zeros, zeros)
 
 
-def advance(folded: Params, state: StreamState, calls: Array, length: int) -> tuple[StreamState, Array]:
+def advance(folded: Params, shape: Shape, state: StreamState, calls: Array) -> tuple[StreamState, Array]:
     """One call of every live trace, at the cost of one step of the encoder and one of the decoder.
 
     Where a window begins, the encoder's state becomes the decoder's, and the encoder starts anew: it will be ready when
@@ -207,22 +218,21 @@ def advance(folded: Params, state: StreamState, calls: Array, length: int) -> tu
 
     Args:
       folded: what `fold` returns.
+      shape: of the model.
       state: before the call.
       calls: int `[B]`.
-      length: L.
 
     Returns:
       the state after the call, and -ln P(call | the window before, the window's earlier calls) `[B]` in nats.
     """
-    go = folded["decoder"]["table"].shape[0] - 1
     begins = state.position == 0
 
     def choose(new: Array, old: Array) -> Array:
         return jnp.where(begins[:, None], new, old)
 
     decoder = jax.tree.map(choose, state.encoder, state.decoder)
-    decoder = _step(folded["decoder"], decoder, jnp.where(begins, go, state.previous))
+    decoder = _step(folded["decoder"], decoder, jnp.where(begins, shape.vocabulary_size, state.previous))
     nll = lstm.negative_log_likelihood(folded, decoder[1], calls)
     encoder = jax.tree.map(lambda part: choose(jnp.zeros_like(part), part), state.encoder)
     encoder = _step(folded["encoder"], encoder, calls)
-    return StreamState(encoder, decoder, calls.astype(jnp.int32), (state.position + 1) % length), nll
+    return StreamState(encoder, decoder, calls.astype(jnp.int32), (state.position + 1) % shape.length), nll

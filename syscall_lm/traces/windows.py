@@ -4,6 +4,7 @@ A window is a number, the position of its first call; what it holds is looked up
 calls are stored once and not L times.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -64,7 +65,7 @@ class Windows:
 
     @property
     def whole(self) -> np.ndarray:
-        """bool `[W]`: windows of L calls."""
+        """Which windows have L calls, bool `[W]`."""
         return self.sizes == self.length
 
     def gather(self, numbers: np.ndarray) -> Batch:
@@ -79,3 +80,9 @@ class Windows:
 
     def _read(self, positions: np.ndarray, exists: np.ndarray) -> np.ndarray:
         return np.where(exists, self._calls[np.where(exists, positions, -1)], np.int32(self._go))
+
+
+def in_batches(numbers: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Numbers `[n]` in batches of one size; the last one is filled up with -1."""
+    filled = np.append(numbers, np.full(-len(numbers) % size, -1))
+    yield from filled.reshape(-1, size)

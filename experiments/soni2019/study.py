@@ -1,0 +1,137 @@
+"""What the experiments of this folder share: which models are trained how, and where a finished one is found again."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from syscall_lm import loop, window_training
+from syscall_lm.experiments import data
+from syscall_lm.models import autoencoder, encoder_decoder, store
+from syscall_lm.traces.archive import TraceArchive
+from syscall_lm.traces.trace import Sequences
+from syscall_lm.types import Params
+
+MODELS = (encoder_decoder.NAME, autoencoder.NAME)
+LENGTHS = (3, 10, 15)
+
+# The paper's own numbers, by model and L: tables 1 and 2; section V prints accuracy and loss for L = 10 alone.
+PAPER_MS_PER_EPOCH = {MODELS[0]: {3: 180, 10: 370, 15: 530}, MODELS[1]: {3: 230, 10: 460, 15: 610}}
+PAPER_ACCURACY = {MODELS[0]: {10: 0.972}, MODELS[1]: {10: 0.86}}
+PAPER_LOSS = {MODELS[0]: {10: 0.08}, MODELS[1]: {10: 0.21}}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How every model of the study is trained.
+
+    Attributes:
+      seeds: M, members that are trained side by side and differ in their initialisation.
+      cells: H.
+      epochs, learning_rate, schedule, patience, stride, seed: see `window_training.WindowRecipe`.
+      held_out: the share of the normal traces to hold out, where the archive has no split for it.
+    """
+
+    seeds: int = 3
+    cells: int = 64
+    epochs: int = 15
+    learning_rate: float = 1e-2
+    schedule: str = "cosine"
+    patience: int = 4
+    stride: int = 2
+    seed: int = 0
+    held_out: float = 0.1
+
+    def recipe(self, length: int) -> window_training.WindowRecipe:
+        """The recipe for windows of one length."""
+        return window_training.WindowRecipe(
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            schedule=self.schedule,
+            patience=self.patience,
+            seed=self.seed,
+            length=length,
+            stride=self.stride,
+        )
+
+
+class Study:
+    """The normal traces of one archive, and the models that are trained on them.
+
+    Args:
+      archive: with normal traces.
+      settings: how to train.
+      workdir: where checkpoints live. A run is found again by its settings and data, so a directory may hold many.
+    """
+
+    def __init__(self, archive: TraceArchive, settings: Settings, workdir: pathlib.Path):
+        self.settings = settings
+        self.archive = archive
+        self.train, self.held_out = data.training_traces(archive, settings.held_out, settings.seed)
+        self._workdir = workdir
+
+    def shape(self, model: str, length: int) -> window_training.Shape:
+        """The shape of a model."""
+        return window_training.shape_of(model, self.archive.vocabulary.size, length, self.settings.cells)
+
+    def trained(
+        self, model: str, length: int, log: Callable[[list[dict[str, Any]]], None] = lambda rows: None
+    ) -> loop.Trained:
+        """Trains M members, or goes on where the last checkpoint stands; at once, if they are trained."""
+        shape = self.shape(model, length)
+        return window_training.train_group(
+            shape,
+            range(self.settings.seeds),
+            self.settings.recipe(length),
+            self.train,
+            self.held_out,
+            self._folder(shape),
+            log=log,
+            progress=True,
+        )
+
+    def members(self, model: str, length: int) -> Iterator[Params]:
+        """The trained members, one after another."""
+        params = self.trained(model, length).params
+        for member in range(self.settings.seeds):
+            yield jax.tree.map(lambda leaf, i=member: leaf[i], params)
+
+    def description(self) -> dict[str, Any]:
+        """What was learned from, and how (plain JSON values)."""
+        return {
+            "archive": self.archive.path.name,
+            "settings": dataclasses.asdict(self.settings),
+            "training": {
+                "traces": len(self.train),
+                "calls": len(self.train.calls),
+                "data": data.fingerprint(self.train),
+            },
+            "held_out": {
+                "traces": len(self.held_out),
+                "calls": len(self.held_out.calls),
+                "data": data.fingerprint(self.held_out),
+            },
+        }
+
+    def _folder(self, shape: window_training.Shape) -> pathlib.Path:
+        identity = json.dumps({**self.description(), "vocabulary": self.archive.vocabulary.hash}, sort_keys=True)
+        digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
+        return self._workdir / f"{self.archive.path.stem}-{digest}" / f"{shape}-L{shape.length}"
+
+
+def windows(sequences: Sequences, stride: int) -> int:
+    """How many windows traces are cut into."""
+    return int((-(-sequences.lengths // stride)).sum())
+
+
+def read_results(path: pathlib.Path, needed_from: str) -> dict[str, Any]:
+    """A JSON result of another experiment of this folder.
+
+    Raises:
+      SyscallLMError: it is missing or damaged.
+    """
+    return store.read_json(path, f"{path}: missing; run soni2019.{needed_from} first")

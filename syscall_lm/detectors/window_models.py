@@ -1,0 +1,219 @@
+"""What the detectors of Soni et al. (2019) share: a trace is judged window by window."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from syscall_lm import scoring, training
+from syscall_lm.detectors.base import Detector, conformal_threshold
+from syscall_lm.errors import SyscallLMError
+from syscall_lm.traces.trace import Sequences
+from syscall_lm.types import Params
+from syscall_lm.window_scoring import WindowScorer, WindowStream
+from syscall_lm.window_training import Shape, WindowRecipe, shape_of, train_group
+
+AGGREGATES = ("mean", "highest")
+STRETCH = 60  # calls: whole windows of 3, 10 and 15
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdicts:
+    """Judgements of W windows.
+
+    Attributes:
+      trace: int64 `[W]`, the number of the trace.
+      start: int64 `[W]`, position of the window's first call in its trace.
+      size: int64 `[W]`, calls in it: L, or fewer at the trace's end.
+      score: float64 `[W]`, average surprisal of its calls in nats.
+      abnormal: bool `[W]`, whether the score exceeds the windows' threshold.
+      least_expected: int64 `[W]`, position in the trace of the window's most surprising call.
+      call: int64 `[W]`, that call's id.
+      surprisal: float64 `[W]`, its surprisal in nats.
+    """
+
+    trace: np.ndarray
+    start: np.ndarray
+    size: np.ndarray
+    score: np.ndarray
+    abnormal: np.ndarray
+    least_expected: np.ndarray
+    call: np.ndarray
+    surprisal: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+
+class LiveVerdict(NamedTuple):
+    """The judgement of one window of a live trace; see `Verdicts`."""
+
+    start: int
+    score: float
+    abnormal: bool
+    least_expected: int
+    call: int
+    surprisal: float
+
+
+class WindowDetector(Detector):
+    """A trace's score from its windows' surprisal, under a model that reads windows.
+
+    Args:
+      vocabulary_size: V of the traces' vocabulary.
+      recipe: how to train; its `length` is L.
+      cells: H.
+      members: trained side by side with different initialisations; their surprisals are averaged.
+      aggregate: "mean": a trace's score is the average over all its calls (in other words, over its windows, each with
+        the weight of its calls); "highest": the average over those `STRETCH` consecutive calls where it is highest.
+      false_alarm_rate: see `Detector`; it holds for traces and, by a threshold of their own, for windows.
+
+    Attributes:
+      scorer: scores calls.
+      window_threshold_: after `fit`, the score above which a window is abnormal.
+    """
+
+    model: str
+    window_threshold_: float
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        recipe: WindowRecipe | None = None,
+        cells: int = 64,
+        members: int = 1,
+        aggregate: str = "mean",
+        false_alarm_rate: float = 0.01,
+    ):
+        super().__init__(false_alarm_rate)
+        if aggregate not in AGGREGATES:
+            raise SyscallLMError(f"aggregate={aggregate!r}: must be one of {', '.join(AGGREGATES)}")
+        self.recipe = recipe or WindowRecipe()
+        self.shape = shape_of(self.model, vocabulary_size, self.recipe.length, cells)
+        self.aggregate = aggregate
+        self.members = members
+        self.scorer: WindowScorer | None = None
+
+    @classmethod
+    def of_trained(
+        cls, shape: Shape, params: Params, aggregate: str = "mean", false_alarm_rate: float = 0.01
+    ) -> "WindowDetector":
+        """A detector around one trained model; `fit` only sets the thresholds then."""
+        recipe = WindowRecipe(length=shape.length)
+        detector = cls(shape.vocabulary_size, recipe, shape.cells, 1, aggregate, false_alarm_rate)
+        detector.scorer = WindowScorer(shape, jax.tree.map(lambda leaf: leaf[None], params))
+        return detector
+
+    def fit(self, normal: Sequences, held_out: Sequences | None = None) -> "WindowDetector":
+        """Trains, stops early by, and sets thresholds from held-out traces; a tenth is set aside if none are given."""
+        if held_out is None or not len(held_out):
+            chosen = training.choose_held_out(normal, 0.1, self.recipe.seed)
+            normal, held_out = normal.take(~chosen), normal.take(chosen)
+        self._held_out = held_out
+        super().fit(normal, held_out)
+        self.window_threshold_ = conformal_threshold(self._window_scores(held_out)[0], self.false_alarm_rate)
+        return self
+
+    def _fit(self, normal: Sequences) -> None:
+        if self.scorer is None:
+            trained = train_group(self.shape, range(self.members), self.recipe, normal, self._held_out)
+            self.scorer = WindowScorer(self.shape, trained.params)
+
+    def _trained(self) -> WindowScorer:
+        if self.scorer is None:
+            raise SyscallLMError(f"{type(self).__name__}: fit it before it scores")
+        return self.scorer
+
+    def surprisal(self, traces: Sequences) -> np.ndarray:
+        """Every call's surprisal in nats, the members' average, float32 `[total]`, laid out like `traces.calls`."""
+        return self._trained().surprisal(traces).mean(0)
+
+    def decision_function(self, traces: Sequences) -> np.ndarray:
+        """Nats per call, float64 `[N]`."""
+        return aggregated(self.surprisal(traces), traces, self.aggregate)
+
+    def _window_scores(self, traces: Sequences) -> tuple[np.ndarray, np.ndarray]:
+        surprisal = self.surprisal(traces)
+        windows = self._trained().windows(traces)
+        sums = np.add.reduceat(surprisal, windows.starts, dtype=np.float64) if len(windows) else np.zeros(0)
+        return sums / windows.sizes, surprisal
+
+    def verdicts(self, traces: Sequences) -> Verdicts:
+        """Judges every window of N traces; the windows of a trace follow one another without overlap."""
+        score, surprisal = self._window_scores(traces)
+        windows = self._trained().windows(traces)
+        inside = np.arange(windows.length)[:, None] < windows.sizes  # [L, W]
+        positions = np.minimum(windows.starts + np.arange(windows.length)[:, None], max(len(surprisal) - 1, 0))
+        worst = windows.starts + np.argmax(np.where(inside, surprisal[positions], -np.inf), 0)
+        begins = traces.offsets[:-1][windows.trace]
+        return Verdicts(
+            trace=windows.trace,
+            start=windows.starts - begins,
+            size=windows.sizes,
+            score=score,
+            abnormal=score > self.window_threshold_,
+            least_expected=worst - begins,
+            call=traces.calls[worst].astype(np.int64),
+            surprisal=surprisal[worst].astype(np.float64),
+        )
+
+    def watch(self) -> "Watch":
+        """Judges one live trace, call by call."""
+        return Watch(self._trained().stream(), self.window_threshold_)
+
+
+class Watch:
+    """One live trace: a verdict whenever all calls of a window have a surprisal."""
+
+    def __init__(self, stream: WindowStream, threshold: float):
+        self._stream, self._threshold = stream, threshold
+        self._length = stream.shape.length
+        self._calls: list[int] = []  # of windows that are not judged yet
+        self._surprisals: list[float] = []
+        self._start = 0
+
+    def push(self, call: int) -> LiveVerdict | None:
+        """The next call; returns the verdict on the window that this one completes, if it does.
+
+        The autoencoder's verdicts come L calls after their window.
+        """
+        self._calls.append(call)
+        self._take(call)
+        return self._verdict() if len(self._surprisals) == self._length else None
+
+    def finish(self) -> list[LiveVerdict]:
+        """The trace ends: the verdicts that were still to come. The next call begins a new trace."""
+        found = []
+        for _ in range(self._stream.delay):
+            self._take(self._stream.shape.vocabulary_size)
+            if len(self._surprisals) == self._length:
+                found.append(self._verdict())
+        if self._surprisals:
+            found.append(self._verdict())
+        self._stream.restart(0)
+        self._calls, self._start = [], 0
+        return found
+
+    def _take(self, call: int) -> None:
+        surprisal = float(self._stream.push(np.array([call])).mean())
+        if not np.isnan(surprisal):
+            self._surprisals.append(surprisal)
+
+    def _verdict(self) -> LiveVerdict:
+        values, start = np.array(self._surprisals, np.float32), self._start
+        worst = int(np.argmax(values))
+        score = float(values.mean(dtype=np.float64))
+        verdict = LiveVerdict(
+            start, score, score > self._threshold, start + worst, self._calls[worst], float(values[worst])
+        )
+        self._start += len(values)
+        self._calls, self._surprisals = self._calls[len(values) :], []
+        return verdict
+
+
+def aggregated(surprisal: np.ndarray, traces: Sequences, aggregate: str) -> np.ndarray:
+    """A trace's score from its calls' surprisal `[total]`: float64 `[N]`; see `WindowDetector`."""
+    if aggregate == "mean":
+        return scoring.means(surprisal, traces)
+    return scoring.most_surprising_stretches(surprisal, traces, STRETCH)[2]

@@ -1,0 +1,117 @@
+"""Scoring by windows: the surprisal of every call under models that read windows, batch and streaming.
+
+Traces are cut into windows of L calls without overlap, so that every call is scored once. That is also what a stream
+can do with carried state at the cost of one step per call: batch and stream give the same numbers (tested).
+"""
+
+import functools
+
+import jax
+import numpy as np
+
+from syscall_lm.models import lstm
+from syscall_lm.traces.trace import Sequences
+from syscall_lm.traces.windows import Batch, Windows, in_batches
+from syscall_lm.types import Array, Params
+from syscall_lm.window_training import Shape, judge, model_of
+
+BATCH = 512  # windows that are scored side by side
+CHUNK = 2**16  # windows among which identical ones are looked for
+
+
+class WindowScorer:
+    """Scores calls under M members of one shape.
+
+    Args:
+      shape: of each member.
+      params: their parameters, every array with a leading axis M.
+    """
+
+    def __init__(self, shape: Shape, params: Params):
+        self.shape = shape
+        self.params = params
+        self.members = len(jax.tree.leaves(params)[0])
+
+    def windows(self, sequences: Sequences) -> Windows:
+        """The windows in which traces are scored."""
+        return Windows(sequences, self.shape.length, self.shape.length, self.shape.vocabulary_size)
+
+    def surprisal(self, sequences: Sequences) -> np.ndarray:
+        """Scores traces of any lengths; identical windows are computed once.
+
+        Args:
+          sequences: N traces, ids in the members' vocabulary.
+
+        Returns:
+          float32 `[M, total]` in nats, laid out like `sequences.calls`: for the encoder-decoder -ln P(call | the window
+          before, the window's earlier calls), for the autoencoder the reconstruction error -ln Q(call | its window).
+        """
+        windows = self.windows(sequences)
+        scores = np.empty((self.members, len(sequences.calls)), np.float32)
+        for begin in range(0, len(windows), CHUNK):
+            numbers = np.arange(begin, min(begin + CHUNK, len(windows)))
+            batch = windows.gather(numbers)
+            rows = np.ascontiguousarray(np.concatenate([batch.before, batch.calls]).T)
+            _, first, inverse = np.unique(
+                rows.view(f"V{rows.dtype.itemsize * rows.shape[1]}")[:, 0], return_index=True, return_inverse=True
+            )
+            parts = [
+                np.asarray(_surprisal(self.params, windows.gather(plan), self.shape))
+                for plan in in_batches(numbers[first], BATCH)
+            ]
+            values = np.concatenate(parts, -1)[..., inverse]  # [M, L, chunk]
+            positions = windows.starts[numbers] + np.arange(self.shape.length)[:, None]
+            scores[:, positions[batch.mask]] = values[:, batch.mask]
+        return scores
+
+    def stream(self, lanes: int = 1) -> "WindowStream":
+        """A live stream of `lanes` traces, scored call by call."""
+        return WindowStream(self, lanes)
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _surprisal(params: Params, batch: Batch, shape: Shape) -> Array:
+    def member(params: Params, batch: Batch) -> Array:
+        return judge(model_of(shape).logits(params, batch), batch)[0]
+
+    return lstm.over_members(member, params, shared=(batch,))
+
+
+class WindowStream:
+    """Scores B live traces, one call of each at a time, with carried state.
+
+    The encoder-decoder tells a call's surprisal when the call comes; the autoencoder L calls later, since it must have
+    seen a window to tell it again (`delay`).
+    """
+
+    def __init__(self, scorer: WindowScorer, lanes: int):
+        self.shape = scorer.shape
+        self.delay = self.shape.delay
+        model = model_of(self.shape)
+        self._folded = jax.vmap(model.fold)(scorer.params)
+        self._start = jax.vmap(lambda folded: model.begin(folded, self.shape, lanes))(self._folded)
+        self._state = self._start
+
+    def push(self, calls: np.ndarray) -> np.ndarray:
+        """The next call of every lane.
+
+        Args:
+          calls: `[B]` ids; GO (V) stands for no call: `delay` of them after a trace's end tell its last calls.
+
+        Returns:
+          float32 `[M, B]`, the surprisals in nats of the calls that came `delay` pushes before; NaN if none did.
+        """
+        self._state, surprisal = _advance(self._folded, self._state, np.asarray(calls, np.int32), self.shape)
+        return np.asarray(surprisal)
+
+    def restart(self, lane: int) -> None:
+        """A new trace begins in a lane."""
+        self._state = jax.tree.map(lambda now, new: now.at[:, lane].set(new[:, lane]), self._state, self._start)
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _advance(folded: Params, state, calls: Array, shape: Shape):
+    def member(folded, state, calls):
+        return model_of(shape).advance(folded, shape, state, calls)
+
+    return lstm.over_members(member, folded, state, shared=(calls,))
