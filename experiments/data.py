@@ -97,10 +97,10 @@ def benchmark(archive: TraceArchive, table: np.ndarray | None = None) -> Benchma
     batch = archive.read()
     attack = (batch.column("split") != "train") & (batch.column("label") == ATTACK)
     chosen = (normal_split(batch, "train"), normal_split(batch, "test"), attack)
-    parts = [batch.calls.take(part) for part in chosen]
+    train, normal, attacks = (batch.calls.take(part) for part in chosen)
     if table is not None:
-        parts = [part.translate(table) for part in parts]
-    return Benchmark.of(*parts, batch.column("family")[attack].astype(str))
+        train, normal, attacks = (part.translate(table) for part in (train, normal, attacks))
+    return Benchmark.of(train, normal, attacks, batch.column("family")[attack].astype(str))
 
 
 def fingerprint(sequences: Sequences) -> str:

@@ -1,0 +1,187 @@
+"""Kim et al., section 3.4 and figure 5: the calls' embeddings, drawn by t-SNE and measured by nearest neighbours.
+
+  syscall-lm kim2017.embeddings --model=model --archive=adfa.parquet --output=results/kim2017
+
+The paper shows a picture and says that calls of like purpose lie together: read and write, open and close, the calls
+that wait, those on symbolic links, the stat family, pipe and pipe2, and that read to write is about the same step as
+open to close. Here each of these claims is a number, too: at which place among a call's neighbours its partners stand,
+in the embedding itself. By chance the mean place of a partner among n calls would be n / 2. Distances are cosine, and
+Euclidean beside it: training moves the embedding of a rare call little from where it was born, near zero, so that rare
+calls are the Euclidean neighbours of all others. As in the paper only calls that occur in training take part. The
+picture (t-SNE by cosine) has one panel for all calls and one around each group. Half a minute on two cores.
+"""
+
+import itertools
+import pathlib
+from typing import Any
+
+import numpy as np
+from absl import flags
+from matplotlib.figure import Figure
+from sklearn.manifold import TSNE
+from sklearn.metrics import pairwise_distances
+
+from syscall_lm import files
+from syscall_lm.errors import SyscallLMError
+from syscall_lm.experiments import command, data
+from syscall_lm.experiments.kim2017 import comparison
+from syscall_lm.models import store
+from syscall_lm.reports import figures
+from syscall_lm.traces.archive import TraceArchive
+
+# The groups of section 3.4, by the names of the i386 table; `_newselect` is select as programs call it there.
+GROUPS = {
+    "read and write": ("read", "write"),
+    "open and close": ("open", "close"),
+    "waiting": ("select", "_newselect", "pselect6", "ppoll", "poll", "epoll_wait", "nanosleep"),
+    "symbolic links": ("readlink", "lstat64"),
+    "stat": ("fstatat64", "fstat64"),
+    "pipe": ("pipe", "pipe2"),
+}
+STEP = (("read", "write"), ("open", "close"))  # the pairs whose difference "appears to be almost the same"
+NEIGHBOURS = 5
+METRICS = ("cosine", "euclidean")
+
+MODEL = flags.DEFINE_string("model", None, "model directory (made by `train`)", required=True)
+ARCHIVE = flags.DEFINE_string("archive", None, "the archive that it learned from", required=True)
+MEMBER = flags.DEFINE_string("member", "", "the member to look into; empty for the first")
+SEED = flags.DEFINE_integer("seed", 0, "of t-SNE", lower_bound=0)
+OUTPUT = flags.DEFINE_string(
+    "output", "results/kim2017", "directory for embeddings.json, embeddings.md and embeddings.png"
+)
+
+
+def main(argv: list[str]) -> None:
+    """Measures, draws, writes."""
+    if argv:
+        raise SyscallLMError(f"kim2017.embeddings takes flags only; what is {argv[0]!r}?")
+    model = store.load(pathlib.Path(MODEL.value))
+    members = {member.name: member for member in model.members}
+    name = MEMBER.value or next(iter(members))
+    if name not in members:
+        raise SyscallLMError(f"--member={name}: the model has {', '.join(members)}")
+    archive = TraceArchive(ARCHIVE.value)
+    train = data.benchmark(archive, data.translation(model, archive)).train
+    counts = np.bincount(train.calls, minlength=model.vocabulary.size)[: model.vocabulary.unk]
+    seen = np.flatnonzero(counts)
+    if len(seen) < 4:
+        raise SyscallLMError(f"{archive.path}: its split 'train' holds {len(seen)} different calls; 4 are needed")
+    names = [model.vocabulary.name(int(call)) for call in seen]
+    vectors = np.asarray(members[name].params["embedding"], np.float64)[seen]
+    result = {
+        "model": model.path.name,
+        "member": name,
+        "archive": archive.path.name,
+        "calls": {call: int(count) for call, count in zip(names, counts[seen], strict=True)},
+        "groups": {
+            metric: {title: places(names, vectors, group, metric) for title, group in GROUPS.items()}
+            for metric in METRICS
+        },
+        "step_cosine": step_cosine(names, vectors),
+        "neighbours": {metric: neighbours(names, vectors, metric) for metric in METRICS},
+    }
+    points = project(vectors, SEED.value)
+    output = pathlib.Path(OUTPUT.value)
+    with files.complete_file(output / "embeddings.png") as temporary:
+        figures.save(figure(names, points), temporary)
+    result["t_sne"] = {call: [round(float(x), 3) for x in point] for call, point in zip(names, points, strict=True)}
+    comparison.write(output, "embeddings", main, result, table(result))
+
+
+def by_distance(vectors: np.ndarray, metric: str) -> np.ndarray:
+    """For each of n vectors `[n, E]` the others, nearest first, `[n, n - 1]`."""
+    distances = pairwise_distances(vectors, metric=metric)
+    np.fill_diagonal(distances, np.inf)
+    return np.argsort(distances, axis=1, kind="stable")[:, :-1]
+
+
+def neighbours(names: list[str], vectors: np.ndarray, metric: str, count: int = NEIGHBOURS) -> dict[str, list[str]]:
+    """For each call the nearest others, nearest first."""
+    order = by_distance(vectors, metric)[:, :count]
+    return {name: [names[i] for i in row] for name, row in zip(names, order, strict=True)}
+
+
+def places(names: list[str], vectors: np.ndarray, group: tuple[str, ...], metric: str) -> dict[str, Any]:
+    """Where the members of a group stand among each other's neighbours; 1 is the nearest.
+
+    Returns:
+      the group's calls that occur, the place of each ordered pair, and their mean (None for fewer than two calls).
+    """
+    present = [name for name in group if name in names]
+    order = by_distance(vectors, metric)
+    found = {}
+    for one, other in itertools.permutations(present, 2):
+        found[f"{one} -> {other}"] = int(np.flatnonzero(order[names.index(one)] == names.index(other))[0]) + 1
+    mean = float(np.mean(list(found.values()))) if found else None
+    return {"calls": present, "absent": [name for name in group if name not in names], "places": found, "mean": mean}
+
+
+def step_cosine(names: list[str], vectors: np.ndarray) -> float | None:
+    """The cosine of the steps read to write and open to close; None if one of them does not occur."""
+    if any(name not in names for pair in STEP for name in pair):
+        return None
+    one, other = (vectors[names.index(end)] - vectors[names.index(start)] for start, end in STEP)
+    return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
+
+
+def project(vectors: np.ndarray, seed: int) -> np.ndarray:
+    """t-SNE to `[n, 2]` (van der Maaten & Hinton 2008), deterministic by the seed."""
+    perplexity = min(15.0, (len(vectors) - 1) / 3)
+    return TSNE(2, perplexity=perplexity, metric="cosine", init="pca", random_state=seed).fit_transform(vectors)
+
+
+def figure(names: list[str], points: np.ndarray) -> Figure:
+    """All calls with their names, and a panel around each group."""
+    drawing = Figure(figsize=(16, 18), layout="constrained")
+    grid = drawing.add_gridspec(4, 3)
+    groups = {title: [names.index(name) for name in group if name in names] for title, group in GROUPS.items()}
+    panels: list[tuple[Any, str, np.ndarray]] = [(grid[:2, :], "all calls that occur in training", points)]
+    margin = 0.05 * np.ptp(points, axis=0).max()
+    for place, (title, members) in enumerate(groups.items()):
+        if members:
+            corners = np.stack([points[members].min(axis=0) - margin, points[members].max(axis=0) + margin])
+            panels.append((grid[2 + place // 3, place % 3], title, corners))
+    marked = {i for members in groups.values() for i in members}
+    colours = ["tab:red" if i in marked else "tab:grey" for i in range(len(names))]
+    for cell, title, extent in panels:
+        axes = drawing.add_subplot(cell)
+        axes.scatter(points[:, 0], points[:, 1], s=8, c=colours)
+        for i, name in enumerate(names):
+            label = axes.annotate(name, points[i], (2, 2), textcoords="offset points", clip_on=True)
+            label.set(fontsize=7, color=colours[i], in_layout=False)
+        low, high = extent.min(axis=0) - margin / 2, extent.max(axis=0) + margin / 2
+        axes.set_xlim(low[0], high[0])
+        axes.set_ylim(low[1], high[1])
+        axes.set_title(title)
+        axes.set_xticks([])
+        axes.set_yticks([])
+    return drawing
+
+
+def table(result: dict[str, Any]) -> str:
+    """Groups and neighbours as Markdown."""
+    total = len(result["calls"])
+    lines = [
+        f"Embeddings of member {result['member']}, model {result['model']}: {total} calls that occur in training.",
+        f"Mean place: of a group's calls among each other's neighbours; 1 is best, {total / 2:.0f} is chance.",
+        "",
+        "| group | calls | do not occur | mean place, cosine | Euclidean | places, cosine |",
+        "|---" * 6 + "|",
+    ]
+    for title, group in result["groups"]["cosine"].items():
+        both = (group["mean"], result["groups"]["euclidean"][title]["mean"])
+        means = " | ".join("" if mean is None else f"{mean:.1f}" for mean in both)
+        shown = (
+            ", ".join(f"{pair} {place}" for pair, place in group["places"].items()) if len(group["calls"]) < 4 else ""
+        )
+        lines.append(f"| {title} | {', '.join(group['calls'])} | {', '.join(group['absent'])} | {means} | {shown} |")
+    if result["step_cosine"] is not None:
+        lines += ["", f"Cosine of the steps read to write and open to close: {result['step_cosine']:.2f}."]
+    lines += ["", "| call | times in training | nearest by cosine |", "|---|---|---|"]
+    for call, count in sorted(result["calls"].items(), key=lambda item: -item[1]):
+        lines.append(f"| {call} | {count:,} | {', '.join(result['neighbours']['cosine'][call])} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    command.run(main)
