@@ -32,7 +32,8 @@ class Settings:
     Attributes:
       seeds: M, members that are trained side by side and differ in their initialisation.
       cells: H.
-      epochs, learning_rate, schedule, patience, stride, seed: see `window_training.WindowRecipe`.
+      learning_rate, autoencoder_learning_rate: Adam's, at its peak, for either model.
+      epochs, schedule, patience, stride, seed: see `window_training.WindowRecipe`.
       held_out: the share of the normal traces to hold out, where the archive has no split for it.
     """
 
@@ -40,17 +41,18 @@ class Settings:
     cells: int = 64
     epochs: int = 15
     learning_rate: float = 1e-2
+    autoencoder_learning_rate: float = 8e-2
     schedule: str = "cosine"
     patience: int = 4
     stride: int = 2
     seed: int = 0
     held_out: float = 0.1
 
-    def recipe(self, length: int) -> window_training.WindowRecipe:
-        """The recipe for windows of one length."""
+    def recipe(self, model: str, length: int) -> window_training.WindowRecipe:
+        """The recipe for a model of windows of one length."""
         return window_training.WindowRecipe(
             epochs=self.epochs,
-            learning_rate=self.learning_rate,
+            learning_rate=self.autoencoder_learning_rate if model == autoencoder.NAME else self.learning_rate,
             schedule=self.schedule,
             patience=self.patience,
             seed=self.seed,
@@ -82,14 +84,14 @@ class Study:
         self, model: str, length: int, log: Callable[[list[dict[str, Any]]], None] = lambda rows: None
     ) -> loop.Trained:
         """Trains M members, or goes on where the last checkpoint stands; at once, if they are trained."""
-        shape = self.shape(model, length)
+        recipe = self.settings.recipe(model, length)
         return window_training.train_group(
-            shape,
+            self.shape(model, length),
             range(self.settings.seeds),
-            self.settings.recipe(length),
+            recipe,
             self.train,
             self.held_out,
-            self._folder(shape),
+            self._folder(model, recipe),
             log=log,
             progress=True,
         )
@@ -117,10 +119,15 @@ class Study:
             },
         }
 
-    def _folder(self, shape: window_training.Shape) -> pathlib.Path:
-        identity = json.dumps({**self.description(), "vocabulary": self.archive.vocabulary.hash}, sort_keys=True)
-        digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
-        return self._workdir / f"{self.archive.path.stem}-{digest}" / f"{shape}-L{shape.length}"
+    def _folder(self, model: str, recipe: window_training.WindowRecipe) -> pathlib.Path:
+        identity = {
+            **dataclasses.asdict(recipe),
+            "cells": self.settings.cells,
+            "seeds": self.settings.seeds,
+            "data": [data.fingerprint(self.train), data.fingerprint(self.held_out), self.archive.vocabulary.hash],
+        }
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+        return self._workdir / f"{self.archive.path.stem}-{model}-L{recipe.length}-{digest}"
 
 
 def windows(sequences: Sequences, stride: int) -> int:
