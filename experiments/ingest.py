@@ -7,10 +7,14 @@ gzip, bzip2, xz and zstd are unpacked on the way. Examples:
   python -m experiments.ingest --output=adfa.parquet ADFA-LD.zip
   python -m experiments.ingest --output=lpr.parquet --mapping=syscallMap.txt --label=normal traces.tar.gz
 
-What cannot be read is skipped, counted by reason, and listed at the end. Speed: about a million lines of strace a
-second on one core.
+  python -m experiments.ingest --output=host.parquet --workers=4 captures/*.sc.gz
+  zcat day.json.gz | python -m experiments.ingest --output=day.parquet --format=tracee --group=process -
+
+What cannot be read is skipped, counted by reason, and listed at the end. A run that was killed is resumed by the same
+command: what it has read lies in OUTPUT.parts. Speed: about a million lines of strace a second on one core.
 """
 
+import os
 import sys
 
 from absl import flags
@@ -21,14 +25,28 @@ from syscall_lm.experiments import command
 from syscall_lm.traces import readers
 from syscall_lm.traces.ingest import AUTO, Summary, ingest
 from syscall_lm.traces.readers import Options
+from syscall_lm.traces.tally import most
 
 FORMAT = flags.DEFINE_string(
     "format", AUTO, f"The inputs' format: {', '.join(readers.names())}; or auto: by their content."
 )
 OUTPUT = flags.DEFINE_string("output", "", "The trace archive to write (Parquet).")
-ABI = flags.DEFINE_string("abi", "x86_64", "The ABI whose table of calls is the vocabulary (strace).")
-MAPPING = flags.DEFINE_string("mapping", "", "A list of call names, one a line, in the order of their numbers (UNM).")
-NUMBERING = flags.DEFINE_string("numbering", "", "Which numbering the call numbers follow (UNM: A or B).")
+ABI = flags.DEFINE_string("abi", "x86_64", "The ABI whose table of calls is the vocabulary, or explains numbers.")
+MAPPING = flags.DEFINE_string(
+    "mapping", "", "What call numbers mean: a list of names, one a line, in the order of the numbers; bsm: audit_event."
+)
+NUMBERING = flags.DEFINE_string(
+    "numbering", "", "Which numbering the call numbers follow (UNM: A or B; formats with any numbers: abi)."
+)
+GROUP = flags.DEFINE_enum(
+    "group", "", ["", "thread", "process"], "Whose calls make a trace; by default threads where a format tells them."
+)
+MAX_GAP = flags.DEFINE_float(
+    "max_gap", 0.0, "Seconds of silence after which a process id counts as another process's; 0: never.", lower_bound=0
+)
+COLUMNS = flags.DEFINE_string(
+    "columns", "", "csv, jsonl, parquet: what columns hold, as WHAT=NAME,...; WHAT is call, calls, trace, pid, tid, ..."
+)
 HOST = flags.DEFINE_string("host", "", "Where the capture was recorded.")
 LABEL = flags.DEFINE_enum("label", "", ["", "normal", "attack"], "What the traces are, where they do not say it.")
 FAMILY = flags.DEFINE_string("family", "", "The kind of attack, or the program, where the traces do not say it.")
@@ -36,6 +54,7 @@ SPLIT = flags.DEFINE_string("split", "", "train, validation or test, where the t
 MAX_BAD_FRACTION = flags.DEFINE_float(
     "max_bad_fraction", 1.0, "Fail if a larger share of lines cannot be read; 0 also refuses truncated files."
 )
+WORKERS = flags.DEFINE_integer("workers", 0, "Processes that read; 0: one for each core.", lower_bound=0)
 
 
 def main(argv: list[str]) -> None:
@@ -50,6 +69,9 @@ def main(argv: list[str]) -> None:
         label=LABEL.value,
         family=FAMILY.value,
         split=SPLIT.value,
+        group=GROUP.value,
+        max_gap=MAX_GAP.value,
+        columns=COLUMNS.value,
     )
     with tqdm(unit=" calls", unit_scale=True, file=sys.stderr, disable=None) as bar:
         summary = ingest(
@@ -58,7 +80,8 @@ def main(argv: list[str]) -> None:
             FORMAT.value,
             options,
             MAX_BAD_FRACTION.value,
-            progress=lambda trace: bar.update(len(trace.calls)),
+            WORKERS.value or len(os.sched_getaffinity(0)),
+            bar.update,
         )
     print(describe(summary, recognised=FORMAT.value == AUTO))
     print(f"wrote {OUTPUT.value}")
@@ -79,8 +102,20 @@ def describe(summary: Summary, recognised: bool = False) -> str:
     ]
     if summary.numbering:
         rows.insert(1, f"numbering: {summary.numbering}")
+    if summary.warning:
+        rows.append(f"note: {summary.warning}")
+    if summary.resumed:
+        rows.append(f"resumed: {summary.resumed:,} parts had been read by an earlier run")
     for (label, split), traces in sorted(summary.groups.items()):
         rows.append(f"{label or 'unlabelled'}, {split or 'no split'}: {traces:,} traces")
+    for title, by_name in (
+        ("sources", summary.by_source),
+        ("hosts", summary.by_host),
+        ("commands", summary.by_command),
+    ):
+        if set(by_name) != {""}:
+            shown = [f"{name or '(unknown)'} {calls:,}" for name, (_, calls) in most(by_name, 5).items()]
+            rows.append(f"calls by {title}: {', '.join(shown)}{', ...' if len(by_name) > 5 else ''}")
     if summary.renamed:
         rows.append(f"renamed, because an id stood twice: {summary.renamed:,} traces")
     for title, counts in (

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from syscall_lm.traces.vocabulary import Vocabulary
 METADATA_KEY = b"syscall_lm"
 VERSION = 1
 CALLS_PER_GROUP = 2**20
+TRACES_PER_GROUP = 2**16
 
 SCHEMA = pa.schema(
     [
@@ -42,6 +43,14 @@ SCHEMA = pa.schema(
 _INFO_COLUMNS = [name for name in SCHEMA.names if name != "calls"]
 
 
+def to_table(traces: Sequence[Trace]) -> pa.Table:
+    """Traces as a table of `SCHEMA`."""
+    sequences = Sequences.from_list(trace.calls for trace in traces)
+    calls = pa.ListArray.from_arrays(pa.array(sequences.offsets.astype(np.int32)), pa.array(sequences.calls))
+    columns = [pa.array([getattr(t, name) for t in traces], SCHEMA.field(name).type) for name in _INFO_COLUMNS]
+    return pa.Table.from_arrays([*columns, calls], schema=SCHEMA)
+
+
 class TraceArchiveWriter:
     """Writes traces to `path`, which appears only when the `with` block ends without an error.
 
@@ -52,6 +61,7 @@ class TraceArchiveWriter:
         self._complete = files.complete_file(path)
         self._vocabulary = vocabulary
         self._traces: list[Trace] = []
+        self._tables: list[pa.Table] = []
         self._buffered_calls = 0
         self.metadata: dict[str, Any] = {}
         self.num_traces = 0
@@ -72,22 +82,32 @@ class TraceArchiveWriter:
         self._buffered_calls += len(trace.calls)
         self.num_traces += 1
         self.num_calls += len(trace.calls)
-        if self._buffered_calls >= CALLS_PER_GROUP or len(self._traces) >= 2**16:
+        if self._buffered_calls >= CALLS_PER_GROUP or len(self._traces) >= TRACES_PER_GROUP:
+            self._flush()
+
+    def write_table(self, table: pa.Table) -> None:
+        """Adds traces that `to_table` made, with ids of this archive's vocabulary; no one checks them again."""
+        if self._traces:
+            self._flush()
+        self._tables.append(table)
+        calls = sum(len(chunk.flatten()) for chunk in table["calls"].chunks)
+        self._buffered_calls += calls
+        self.num_traces += table.num_rows
+        self.num_calls += calls
+        rows = sum(table.num_rows for table in self._tables)
+        if self._buffered_calls >= CALLS_PER_GROUP or rows >= TRACES_PER_GROUP:
             self._flush()
 
     def _flush(self) -> None:
-        sequences = Sequences.from_list(trace.calls for trace in self._traces)
-        calls = pa.ListArray.from_arrays(pa.array(sequences.offsets.astype(np.int32)), pa.array(sequences.calls))
-        columns = [
-            pa.array([getattr(t, name) for t in self._traces], SCHEMA.field(name).type) for name in _INFO_COLUMNS
-        ]
-        self._writer.write_table(pa.Table.from_arrays([*columns, calls], schema=SCHEMA))
-        self._traces, self._buffered_calls = [], 0
+        if self._traces:
+            self._tables.append(to_table(self._traces))
+        self._writer.write_table(pa.concat_tables(self._tables).combine_chunks())
+        self._traces, self._tables, self._buffered_calls = [], [], 0
 
     def __exit__(self, *exception: Any) -> bool | None:
         try:
             if exception[0] is None:
-                if self._traces:
+                if self._traces or self._tables:
                     self._flush()
                 self._writer.add_key_value_metadata({METADATA_KEY.decode(): json.dumps(self._header())})
             self._writer.close()

@@ -5,8 +5,10 @@ import re
 
 import numpy as np
 
-from syscall_lm.traces.readers import Counters
-from syscall_lm.traces.vocabulary import Vocabulary
+from syscall_lm.errors import SyscallLMError
+from syscall_lm.traces.call_ids import CallIds
+from syscall_lm.traces.readers import Counters, Options
+from syscall_lm.traces.vocabulary import NamesSeen, Vocabulary, abi_table
 
 NOT_A_NUMBER = "not a number"
 NOT_A_CALL_NUMBER = "number too large for a call"
@@ -57,3 +59,45 @@ def drop_large(numbers: np.ndarray, counters: Counters) -> np.ndarray:
     if dropped := int((~usable).sum()):
         counters.skipped[NOT_A_CALL_NUMBER] += dropped
     return usable
+
+
+def number_names(options: Options) -> dict[int, str] | None:
+    """What the numbers of a format mean whose numbers may mean anything.
+
+    Returns:
+      The positions in the file that --mapping names; the ABI's numbers with --numbering=abi; nothing without either.
+
+    Raises:
+      SyscallLMError: --numbering says something else; the mapping file or the ABI is unusable.
+    """
+    if options.numbering not in ("", "abi"):
+        raise SyscallLMError(f"--numbering={options.numbering}: expected abi (the numbers of --abi) or nothing")
+    if options.mapping:
+        return dict(enumerate(Vocabulary.from_mapping_file(options.mapping).names))
+    return dict(abi_table(options.abi)) if options.numbering else None
+
+
+class NumberIds:
+    """Call numbers to ids, an array at a time.
+
+    Args:
+      vocabulary: gives the ids; may grow.
+      counters: its `unknown` grows.
+      names: what numbers mean; without it a number is its own name ("number 15").
+    """
+
+    def __init__(self, vocabulary: Vocabulary | NamesSeen, counters: Counters, names: dict[int, str] | None):
+        self._ids: CallIds[int] = CallIds(vocabulary, counters, names)
+        self._table = np.full(_MAX_NUMBER + 1, vocabulary.unk, np.uint16)
+        self._known = np.zeros(_MAX_NUMBER + 1, bool)
+
+    def encode(self, numbers: np.ndarray) -> np.ndarray:
+        """uint16 `[n]` ids of int64 `[n]` numbers from 0 to 65,535; those without one become UNK and are counted."""
+        known = self._known[numbers]
+        if not known.all():
+            for number, times in sorted(collections.Counter(numbers[~known].tolist()).items()):
+                self._ids.count(number, times)
+                if number in self._ids:
+                    self._table[number] = self._ids[number]
+                    self._known[number] = True
+        return self._table[numbers]

@@ -81,18 +81,30 @@ def open_sources(
       SyscallLMError: a file is missing or cannot be read; a lone argument is empty, or nothing can be read of it;
         compressed data exceeds the limits.
     """
-    if not arguments:
-        raise SyscallLMError("no input given; expected files, folders, patterns or - for standard input")
-    limits = limits or Limits()
-    for path, given in _paths(arguments, skipped):
-        try:
-            standard = contextlib.nullcontext(sys.stdin.buffer)  # stays open
-            opened = standard if path == STANDARD_INPUT else open(path, "rb", buffering=0)
-        except OSError as error:
-            raise SyscallLMError(f"{as_text(path)}: cannot be read ({error.strerror})") from error
-        with opened as file:
-            lone = given and len(arguments) == 1
-            yield from _Opener(path, file, lone, skipped, limits).sources()
+    for path, lone in find_files(arguments, skipped):
+        yield from open_file(path, lone, skipped, limits)
+
+
+def open_file(
+    path: str, lone: bool, skipped: collections.Counter[str], limits: Limits | None = None
+) -> Iterator[Source]:
+    """The source that a file on disk is, or the sources that it holds.
+
+    Args:
+      path: the file, "-" for standard input.
+      lone: whether it is all that the user named: an error then if it holds nothing.
+      skipped, limits: see `open_sources`.
+
+    Raises:
+      SyscallLMError: see `open_sources`.
+    """
+    try:
+        standard = contextlib.nullcontext(sys.stdin.buffer)  # stays open
+        opened = standard if path == STANDARD_INPUT else open(path, "rb", buffering=0)
+    except OSError as error:
+        raise SyscallLMError(f"{as_text(path)}: cannot be read ({error.strerror})") from error
+    with opened as file:
+        yield from _Opener(path, file, lone, skipped, limits or Limits()).sources()
 
 
 def lines(stream: tar_stream.Readable, counters: Counters, max_line: int = MAX_LINE) -> Iterator[bytes]:
@@ -133,6 +145,14 @@ def line_blocks(stream: tar_stream.Readable, counters: Counters, max_line: int =
             counters.skipped["line too long"] += 1
         else:
             yield [rest.removesuffix(b"\r")]
+
+
+def find_files(arguments: Sequence[str], skipped: collections.Counter[str]) -> Iterator[tuple[str, bool]]:
+    """The files that arguments name, in order, and whether each is all that the user named; see `open_sources`."""
+    if not arguments:
+        raise SyscallLMError("no input given; expected files, folders, patterns or - for standard input")
+    for path, given in _paths(arguments, skipped):
+        yield path, given and len(arguments) == 1
 
 
 def _paths(arguments: Sequence[str], skipped: collections.Counter[str]) -> Iterator[tuple[str, bool]]:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import system_calls
@@ -13,6 +13,7 @@ from syscall_lm.errors import SyscallLMError
 
 UNK_NAME = "<unknown>"
 MAX_NAMES = 2**16 - 2  # ids, UNK and GO fit in uint16
+MAX_NAMES_SEEN = 2**13  # distinct names that a capture may add; Windows has some 2,000 calls
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Vocabulary:
           last_number: keep numbers 0 to this one and no others, so that an id is the kernel's number. Numbers that the
             table leaves out get the name that strace prints for them (`syscall_0x11`).
         """
-        table = _abi_table(abi)
+        table = abi_table(abi)
         if last_number is None:
             return cls(tuple(table[number] for number in sorted(table)), f"abi {abi}")
         names = tuple(table.get(number, f"syscall_{number:#x}") for number in range(last_number + 1))
@@ -132,6 +133,48 @@ class Vocabulary:
         return cls(tuple(sorted(set(names))), "names seen")
 
 
+class NamesSeen:
+    """A vocabulary that grows while a capture is read, for formats without a table of their own.
+
+    It stands in for a `Vocabulary` until all names are known: `ids` only grows, and `unk` is an id that no name gets.
+
+    Attributes:
+      abi: the ABI whose table the names are likely from.
+      ids: name to id, in the order of appearance.
+    """
+
+    unk = 2**16 - 1
+
+    def __init__(self, abi: str):
+        self.abi = abi
+        self.ids: dict[str, int] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names so far, in the order of their ids."""
+        return tuple(self.ids)
+
+    def add(self, name: str) -> int:
+        """The id of a name, a new one if need be; UNK once there are too many."""
+        if name not in self.ids and len(self.ids) >= MAX_NAMES_SEEN:
+            return self.unk
+        return self.ids.setdefault(name, len(self.ids))
+
+
+def settle(names: Iterable[str], abi: str) -> Vocabulary:
+    """The vocabulary for a capture that holds these names.
+
+    Returns:
+      The ABI's whole table if it has most of the names, since a model wants calls that did not happen to occur too;
+      else the names themselves, sorted, so that the same names make the same vocabulary in whatever order they came.
+    """
+    seen = list(dict.fromkeys(names))[:MAX_NAMES_SEEN]
+    table = set(abi_table(abi).values())
+    if 2 * sum(name in table for name in seen) > len(seen):
+        return Vocabulary.from_abi(abi)
+    return Vocabulary.from_names(seen)
+
+
 def _distinct(names: Sequence[str]) -> tuple[str, ...]:
     seen: set[str] = set()
     result: list[str] = []
@@ -141,7 +184,13 @@ def _distinct(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(result)
 
 
-def _abi_table(abi: str) -> dict[int, str]:
+@functools.cache
+def abi_table(abi: str) -> Mapping[int, str]:
+    """Call number to name.
+
+    Raises:
+      SyscallLMError: there is no such ABI.
+    """
     tables = system_calls.syscalls()
     try:
         return {number: name for name, number in tables.load_arch_table(abi).items()}

@@ -8,9 +8,14 @@ A reader module defines:
   vocabulary(options) -> Vocabulary     what the ids of its traces mean.
   read(source, vocabulary, options, counters) -> Iterator[Trace]
 
-and may define, where its numbers can follow several tables,
+and may define
 
-  numbering(options) -> str             which one is used; archives of different numberings must not be mixed.
+  GROUPINGS: tuple[str, ...]            "thread", "process": whose calls can make a trace; the first is the default.
+  WARNING: str                          what every user of such a capture has to know (it holds a subset of calls, ...).
+  numbering(options) -> str             which of several tables its numbers follow; archives of different numberings
+                                        must not be mixed.
+
+`vocabulary` may also give `NamesSeen`, which grows while files are read and is settled when all have been.
 
 `read` gets one `Source` (a name and a binary stream, already decompressed), streams it, and fills `counters`. It never
 stops for one bad line, never trusts a length, and raises only `SyscallLMError`.
@@ -80,6 +85,9 @@ class Options:
       host: where the capture was recorded.
       label: "normal", "attack" or empty: for sources that do not say it themselves.
       family, split: likewise.
+      group: "thread" or "process": whose calls make a trace; empty for the format's own choice.
+      max_gap: seconds of silence after which a thread or process counts as another one; 0 for never.
+      columns: which columns hold what ("call=name,pid=PID"), for formats with columns of any name.
     """
 
     abi: str = "x86_64"
@@ -89,6 +97,9 @@ class Options:
     label: str = ""
     family: str = ""
     split: str = ""
+    group: str = ""
+    max_gap: float = 0.0
+    columns: str = ""
 
 
 def names() -> list[str]:
@@ -105,6 +116,20 @@ def reader(name: str) -> ModuleType:
     if name not in names():
         raise SyscallLMError(f"--format={name}: no such format; known are {', '.join(names())}")
     return importlib.import_module(f"{__name__}.{name}")
+
+
+def grouping(module: ModuleType, options: Options) -> str:
+    """Whose calls make a trace, as the options wish; empty for a format without processes.
+
+    Raises:
+      SyscallLMError: the format cannot tell.
+    """
+    possible: tuple[str, ...] = getattr(module, "GROUPINGS", ())
+    if options.group and options.group not in possible:
+        name = module.__name__.rpartition(".")[2]
+        offered = f"it tells {' and '.join(possible)} only" if possible else "its traces are what they are"
+        raise SyscallLMError(f"--group={options.group}: {name} does not tell which calls belong together so; {offered}")
+    return options.group or (possible[0] if possible else "")
 
 
 def recognise(name: str, head: bytes) -> Iterator[str]:
