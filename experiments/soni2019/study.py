@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 
 from syscall_lm import loop, window_training
 from syscall_lm.experiments import data
@@ -142,3 +143,14 @@ def read_results(path: pathlib.Path, needed_from: str) -> dict[str, Any]:
       SyscallLMError: it is missing or damaged.
     """
     return store.read_json(path, f"{path}: missing; run soni2019.{needed_from} first")
+
+
+def operating_point(scores: np.ndarray, is_attack: np.ndarray, threshold: float, asked: float) -> dict[str, float]:
+    """What really happens at a threshold that held-out normal scores set for a false alarm rate."""
+    abnormal = scores > threshold
+    return {
+        "false_alarm_rate_asked": asked,
+        "threshold": threshold,
+        "false_alarm_rate": float(abnormal[~is_attack].mean()),
+        "detection_rate": float(abnormal[is_attack].mean()),
+    }

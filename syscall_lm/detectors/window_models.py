@@ -112,7 +112,8 @@ class WindowDetector(Detector):
             normal, held_out = normal.take(~chosen), normal.take(chosen)
         self._held_out = held_out
         super().fit(normal, held_out)
-        self.window_threshold_ = conformal_threshold(self._window_scores(held_out)[0], self.false_alarm_rate)
+        scores = self._window_scores(held_out, self.surprisal(held_out))
+        self.window_threshold_ = conformal_threshold(scores, self.false_alarm_rate)
         return self
 
     def _fit(self, normal: Sequences) -> None:
@@ -133,15 +134,21 @@ class WindowDetector(Detector):
         """Nats per call, float64 `[N]`."""
         return aggregated(self.surprisal(traces), traces, self.aggregate)
 
-    def _window_scores(self, traces: Sequences) -> tuple[np.ndarray, np.ndarray]:
-        surprisal = self.surprisal(traces)
+    def _window_scores(self, traces: Sequences, surprisal: np.ndarray) -> np.ndarray:
         windows = self._trained().windows(traces)
         sums = np.add.reduceat(surprisal, windows.starts, dtype=np.float64) if len(windows) else np.zeros(0)
-        return sums / windows.sizes, surprisal
+        return sums / windows.sizes
 
-    def verdicts(self, traces: Sequences) -> Verdicts:
-        """Judges every window of N traces; the windows of a trace follow one another without overlap."""
-        score, surprisal = self._window_scores(traces)
+    def verdicts(self, traces: Sequences, surprisal: np.ndarray | None = None) -> Verdicts:
+        """Judges every window of N traces; the windows of a trace follow one another without overlap.
+
+        Args:
+          traces: ids in the detector's vocabulary.
+          surprisal: what `surprisal(traces)` returned, if it is known already.
+        """
+        if surprisal is None:
+            surprisal = self.surprisal(traces)
+        score = self._window_scores(traces, surprisal)
         windows = self._trained().windows(traces)
         inside = np.arange(windows.length)[:, None] < windows.sizes  # [L, W]
         positions = np.minimum(windows.starts + np.arange(windows.length)[:, None], max(len(surprisal) - 1, 0))

@@ -1,0 +1,126 @@
+"""Soni et al. (2019), section VI: which of the two models is better at detecting, beside STIDE and a language model.
+
+  syscall-lm soni2019.detection --archive=adfa.parquet --workdir=soni --model=model --output=results/soni2019
+
+Takes the models that soni2019.train left in --workdir (the same command there must have ended) and judges the archive's
+split "test" with each of three seeds, in the same way as every other detector; writes detection-ARCHIVE.json. The paper
+concludes that the encoder-decoder of L = 10 is best, from its accuracy on normal windows (97.2 %, against the
+autoencoder's 86 %); it prints no detection or false alarm rates. A published LSTM autoencoder reaches an AUC of 0.66 on
+ADFA-LD's windows.
+
+A trace's score is the mean over its calls, or over those 60 calls where it is highest; both are reported, and no attack
+chose anything. A threshold for 1 % false alarms comes from the held-out normal traces.
+"""
+
+import json
+import pathlib
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from syscall_lm import evaluation, files
+from syscall_lm.detectors import ensemble
+from syscall_lm.detectors.autoencoder import AutoencoderDetector
+from syscall_lm.detectors.base import conformal_threshold
+from syscall_lm.detectors.encoder_decoder import EncoderDecoderDetector
+from syscall_lm.detectors.language_model import LanguageModelDetector
+from syscall_lm.detectors.stide import Stide
+from syscall_lm.detectors.window_models import AGGREGATES, WindowDetector, aggregated
+from syscall_lm.errors import SyscallLMError
+from syscall_lm.experiments import command, data, provenance
+from syscall_lm.experiments.data import Benchmark
+from syscall_lm.experiments.soni2019 import study
+from syscall_lm.models import store
+from syscall_lm.traces.archive import TraceArchive
+
+DETECTORS: dict[str, type[WindowDetector]] = {
+    detector.model: detector for detector in (EncoderDecoderDetector, AutoencoderDetector)
+}
+FAR = 0.01
+
+ARCHIVE = flags.DEFINE_string("archive", None, "labelled traces with the splits train and test", required=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "directory with the checkpoints of soni2019.train", required=True)
+MODEL = flags.DEFINE_string("model", "", "a trained language model, to compare with")
+OUTPUT = flags.DEFINE_string("output", "results/soni2019", "directory with training-ARCHIVE.json, for the results")
+
+
+def main(argv: list[str]) -> None:
+    """Scores with every model and seed, writes the figures."""
+    if argv:
+        raise SyscallLMError(f"soni2019.detection takes flags only; what is {argv[0]!r}?")
+    archive = TraceArchive(ARCHIVE.value)
+    output = pathlib.Path(OUTPUT.value)
+    training = study.read_results(output / f"training-{archive.path.stem}.json", "train")
+    with files.exclusive(WORKDIR.value):
+        run = study.Study(archive, study.Settings(**training["settings"]), pathlib.Path(WORKDIR.value))
+        if training["training"]["data"] != data.fingerprint(run.train):
+            raise SyscallLMError(f"{archive.path}: not the traces that training-{archive.path.stem}.json learned from")
+        benchmark = data.benchmark(archive)
+        detectors: dict[str, dict[str, Any]] = {}
+        for length, model in ((entry["length"], entry["model"]) for entry in training["runs"]):
+            for seed, params in enumerate(run.members(model, length)):
+                detector = DETECTORS[model].of_trained(run.shape(model, length), params, false_alarm_rate=FAR)
+                for aggregate, figures in judge(detector, run, benchmark).items():
+                    name = f"{model}, L = {length}, {aggregate}"
+                    detectors.setdefault(name, {"model": model, "length": length, "aggregate": aggregate, "runs": []})
+                    detectors[name]["runs"].append({"seed": seed, **figures})
+                    print(f"  {name}, seed {seed}: AUC {figures['all']['auc']:.3f}", file=sys.stderr, flush=True)
+    result = {
+        "archive": archive.path.name,
+        "notice": archive.notice,
+        "language_model": pathlib.Path(MODEL.value).name if MODEL.value else None,
+        "traces": {"train": len(benchmark.train), **benchmark.counts},
+        "data": data.fingerprint(benchmark.traces),
+        "detectors": {**detectors, **others(archive, benchmark)},
+        "environment": provenance.environment(),
+    }
+    path = output / f"detection-{archive.path.stem}.json"
+    files.write_text(path, json.dumps(result, indent=1) + "\n")
+    print(f"results: {path}")
+
+
+def judge(detector: WindowDetector, run: study.Study, benchmark: Benchmark) -> dict[str, dict[str, Any]]:
+    """One trained model's figures for each way to make a trace's score of its windows'."""
+    detector.fit(run.train, run.held_out)
+    held_out = detector.surprisal(run.held_out)
+    started = time.monotonic()
+    surprisal = detector.surprisal(benchmark.traces)
+    seconds = time.monotonic() - started
+    windows = detector.verdicts(benchmark.traces, surprisal)
+    of_attack = benchmark.is_attack[windows.trace]
+    found = {}
+    for aggregate in AGGREGATES:
+        scores = aggregated(surprisal, benchmark.traces, aggregate)
+        threshold = conformal_threshold(aggregated(held_out, run.held_out, aggregate), FAR)
+        found[aggregate] = {
+            **benchmark.summaries(scores),
+            "operating_point": study.operating_point(scores, benchmark.is_attack, threshold, FAR),
+            "score_seconds": round(seconds, 2),
+        }
+    found["mean"]["windows"] = {
+        "auc": evaluation.curve(windows.score[~of_attack], windows.score[of_attack]).auc,
+        **study.operating_point(windows.score, of_attack, detector.window_threshold_, FAR),
+    }
+    return found
+
+
+def others(archive: TraceArchive, benchmark: Benchmark) -> dict[str, dict[str, Any]]:
+    """What the two are compared with: STIDE, and a language model's members and ensemble."""
+    scores = {"stide": Stide().fit(benchmark.train).decision_function(benchmark.traces)}
+    if MODEL.value:
+        model = store.load(pathlib.Path(MODEL.value))
+        detector = LanguageModelDetector.load(model)
+        members = detector.member_scores(benchmark.traces.translate(data.translation(model, archive)))
+        names = [f"language model {name}" for name in detector.scorer.names]
+        scores |= dict(zip(names, members, strict=True))
+        if len(members) > 1:
+            method = ensemble.METHODS[0]
+            scores["language model, ensemble"] = detector.calibration.combine(members, method)
+    return {name: {"runs": [benchmark.summaries(np.asarray(values))]} for name, values in scores.items()}
+
+
+if __name__ == "__main__":
+    command.run(main)
