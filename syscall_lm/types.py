@@ -16,6 +16,8 @@ Sequences inside the models are time-major, `[T, B, ...]`, because a scan walks 
 from typing import Any
 
 import jax
+import numpy as np
 
 Array = jax.Array
+HostArray = jax.Array | np.ndarray  # what may still lie in the host's memory
 Params = dict[str, Any]  # nested dicts of arrays; see models/lstm.py for the layout

@@ -1,17 +1,20 @@
 """The public function: checks its arguments and chooses an implementation."""
 
 import jax
+import numpy as np
 
 from syscall_lm.kernels.lstm import reference, xla
+
+Array = jax.Array | np.ndarray
 
 IMPLEMENTATIONS = {"reference": reference.lstm, "xla": xla.lstm}
 
 
 def lstm(
-    x: jax.Array,
-    w_hh: jax.Array,
-    reset: jax.Array,
-    carry: tuple[jax.Array, jax.Array],
+    x: Array,
+    w_hh: Array,
+    reset: Array,
+    carry: tuple[Array, Array],
     *,
     implementation: str | None = None,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:

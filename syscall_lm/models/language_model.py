@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from syscall_lm.models import lstm
-from syscall_lm.types import Array, Params
+from syscall_lm.types import Array, HostArray, Params
 
 
 class LanguageModel(nn.Module):
@@ -29,7 +29,7 @@ class LanguageModel(nn.Module):
         self.layers = self.param("layers", _layers, self.shape.layers, h)
 
     def __call__(
-        self, inputs: Array, targets: Array, reset: Array, state: lstm.State, *, train: bool = False
+        self, inputs: HostArray, targets: HostArray, reset: HostArray, state: lstm.State, *, train: bool = False
     ) -> tuple[Array, lstm.State]:
         """Surprisal of every call.
 
@@ -64,4 +64,4 @@ def initialise(key: Array, shape: lstm.Shape) -> Params:
     ids = jnp.zeros((1, 1), jnp.int32)
     model = LanguageModel(shape)
     state = [(jnp.zeros((1, shape.cells)), jnp.zeros((1, shape.cells)))] * shape.layers
-    return model.init(key, ids, ids, ids.astype(bool), state)["params"]
+    return dict(model.init(key, ids, ids, ids.astype(bool), state)["params"])

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.kernels import lstm as lstm_kernel
-from syscall_lm.types import Array, Params
+from syscall_lm.types import Array, HostArray, Params
 
 State = list[tuple[Array, Array]]  # (c, h) of every layer, each [B, H]
 
@@ -70,8 +70,8 @@ def _layers(params: Params) -> list[Params]:
 
 def run(
     params: Params,
-    inputs: Array,
-    reset: Array,
+    inputs: HostArray,
+    reset: HostArray,
     state: State,
     dropout_key: Array | None = None,
     dropout: float = 0.0,
@@ -112,7 +112,7 @@ def logits(params: Params, h: Array) -> Array:
     return h @ params["w_out"] + params["b_out"]
 
 
-def negative_log_likelihood(params: Params, h: Array, targets: Array) -> Array:
+def negative_log_likelihood(params: Params, h: Array, targets: HostArray) -> Array:
     """-log P(target | calls before it) in nats, for h `[..., H]` and int targets `[...]` (Kim et al., eq. 1)."""
     scores = logits(params, h)
     chosen = jnp.take_along_axis(scores, targets[..., None], -1)[..., 0]
@@ -130,7 +130,7 @@ def fold(params: Params) -> Params:
     }
 
 
-def step(folded: Params, state: State, inputs: Array, reset: Array) -> tuple[State, Array]:
+def step(folded: Params, state: State, inputs: HostArray, reset: HostArray) -> tuple[State, Array]:
     """One call of every lane.
 
     Args:
@@ -155,7 +155,9 @@ def step(folded: Params, state: State, inputs: Array, reset: Array) -> tuple[Sta
     return after, x
 
 
-def score(folded: Params, state: State, inputs: Array, targets: Array, reset: Array) -> tuple[State, Array]:
+def score(
+    folded: Params, state: State, inputs: HostArray, targets: HostArray, reset: HostArray
+) -> tuple[State, Array]:
     """Surprisal of every call of a tile; the head stays inside the scan, so that `[T, B, V]` never exists.
 
     Args:
@@ -168,7 +170,7 @@ def score(folded: Params, state: State, inputs: Array, targets: Array, reset: Ar
       the state after the last step, and negative log-likelihoods `[T, B]` in nats per call.
     """
 
-    def body(state: State, tile: tuple[Array, Array, Array]) -> tuple[State, Array]:
+    def body(state: State, tile: tuple[HostArray, HostArray, HostArray]) -> tuple[State, Array]:
         inputs, targets, reset = tile
         state, h = step(folded, state, inputs, reset)
         return state, negative_log_likelihood(folded, h, targets)
