@@ -23,7 +23,7 @@ def members():
 @pytest.fixture(scope="module")
 def traces():
     rng = np.random.default_rng(0)
-    traces = [rng.integers(0, V, n) for n in [1, 17, 50, 1, 50, 17, 50, 17, 1]]
+    traces = [rng.integers(0, V, n) for n in [1, 40, 40, 1, 40, 1, 40, 40, 1]]
     return Sequences.from_list([*traces, traces[4]])  # the last is a copy
 
 

@@ -20,6 +20,7 @@ from absl import flags
 from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 from sklearn.metrics import pairwise_distances
+from threadpoolctl import threadpool_limits
 
 from syscall_lm import files
 from syscall_lm.errors import SyscallLMError
@@ -127,7 +128,8 @@ def step_cosine(names: list[str], vectors: np.ndarray) -> float | None:
 def project(vectors: np.ndarray, seed: int) -> np.ndarray:
     """t-SNE to `[n, 2]` (van der Maaten & Hinton 2008), deterministic by the seed."""
     perplexity = min(15.0, (len(vectors) - 1) / 3)
-    return TSNE(2, perplexity=perplexity, metric="cosine", init="pca", random_state=seed).fit_transform(vectors)
+    with threadpool_limits(1):  # few points: threads would only wait for each other, and sum in another order
+        return TSNE(2, perplexity=perplexity, metric="cosine", init="pca", random_state=seed).fit_transform(vectors)
 
 
 def figure(names: list[str], points: np.ndarray) -> Figure:
