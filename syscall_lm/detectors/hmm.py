@@ -15,7 +15,7 @@ from syscall_lm.types import Array
 
 LANES = 128
 STEPS = 256  # of a scoring tile
-CALLS_PER_PASS = 2**20  # training keeps one forward vector for each of so many calls at a time
+CALLS_PER_PASS = 2**19  # training keeps the forward vectors of about so many calls at a time
 
 
 class Parameters(NamedTuple):
@@ -134,7 +134,9 @@ def training_tiles(normal: Sequences) -> list[packing.Tile]:
         groups[-1].append(trace)
         size += int(length)
     parts = [normal.take(np.array(group)) for group in groups]
-    lanes = min(LANES, max(map(len, parts)))
+    # No more lanes than the longest trace leaves filled: one of 60,000 calls among short ones would be mostly padding.
+    calls = min(CALLS_PER_PASS, len(normal.calls))
+    lanes = min(LANES, max(map(len, parts)), -(-calls // int(normal.lengths.max())))
     plans = [np.concatenate(list(packing.lane_plans(part, lanes, STEPS))) for part in parts]
     steps = max(map(len, plans))
     padded = [np.pad(plan, ((0, steps - len(plan)), (0, 0)), constant_values=-1) for plan in plans]

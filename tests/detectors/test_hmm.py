@@ -82,6 +82,12 @@ def test_tiles_and_passes_do_not_change_the_counts(parameters, traces, monkeypat
     np.testing.assert_allclose(whole.start.sum(), len(traces), rtol=1e-5)
 
 
+def test_a_long_trace_among_short_ones_is_little_padding():
+    traces = Sequences.from_list([np.zeros(20_000), *[np.zeros(10)] * 1000])
+    (tile,) = hmm.training_tiles(traces)
+    assert tile.mask.sum() == len(traces.calls) and tile.mask.size < 2 * len(traces.calls)
+
+
 def test_scores_do_not_depend_on_lanes_and_tiles(parameters, traces, monkeypatch):
     expected = hmm.surprisal(parameters, traces)
     monkeypatch.setattr(hmm, "STEPS", 11)
