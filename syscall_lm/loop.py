@@ -202,11 +202,11 @@ def _optimizer(optimisation: Optimisation, total_steps: int) -> optax.GradientTr
 
 def _initial_state(objective: Objective, keys: Array, optimizer: optax.GradientTransformation) -> dict[str, Any]:
     """Everything that the next step depends on; arrays of members have a leading axis M."""
-    params = jax.vmap(objective.initialise)(keys)
+    params = jax.jit(jax.vmap(objective.initialise))(keys)
     members = len(keys)
     state = {
         "params": params,
-        "optimizer": jax.vmap(optimizer.init)(params),
+        "optimizer": jax.jit(jax.vmap(optimizer.init))(params),
         "best": jax.tree.map(jnp.copy, params),
         "best_nll": jnp.full(members, jnp.inf),
         "stale": jnp.zeros(members),  # epochs since the best

@@ -1,0 +1,103 @@
+"""The window models learn through the same loop, are measured as the paper measures them, and resume exactly."""
+
+import jax
+import numpy as np
+import pytest
+
+from syscall_lm import checkpoints, window_training
+from syscall_lm.errors import SyscallLMError
+from syscall_lm.models import encoder_decoder
+from syscall_lm.traces.trace import Sequences
+from syscall_lm.traces.windows import Windows
+
+V, L = 4, 3
+MODELS = list(window_training.MODELS)
+
+
+@pytest.fixture(scope="module")
+def traces():
+    """0 1 2 0 1 2 ..., each from another beginning: any window is certain once a call before it is known."""
+    return Sequences.from_list([(np.arange(20 + i) + i) % 3 for i in range(12)])
+
+
+def recipe(**changes):
+    values = {"epochs": 2, "learning_rate": 0.03, "length": L, "minibatch_windows": 16, "seed": 3}
+    return window_training.WindowRecipe(**(values | changes))
+
+
+def shape(model):
+    return window_training.shape_of(model, V, L, 8)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_learns_what_is_certain(model, traces):
+    trained = window_training.train_group(shape(model), [0, 1], recipe(epochs=10), traces, traces)
+    last = trained.history[-1]
+    # At a trace's beginning only the first call is uncertain, for the model that has to foretell it.
+    assert min(last["held_out_call_accuracy"]) > 0.95 and max(last["held_out_nll"]) < 0.25
+    assert min(last["held_out_window_accuracy"]) > 0.9
+    best = np.min([row["held_out_nll"] for row in trained.history], 0)
+    np.testing.assert_allclose(trained.held_out_nll, best, rtol=1e-6)
+    assert all(not np.array_equal(leaf[0], leaf[1]) for leaf in jax.tree.leaves(trained.params))  # seeds differ
+
+
+def test_interrupted_it_ends_with_the_same_parameters(traces, tmp_path, monkeypatch):
+    arguments = (shape("autoencoder"), [0, 1], recipe(), traces, traces)
+    whole = window_training.train_group(*arguments)
+
+    class Interrupted(Exception):
+        pass
+
+    save, saved = checkpoints.Checkpoints.save, []
+
+    def save_and_stop(self, state, history):
+        save(self, state, history)
+        saved.append(len(history))
+        if len(saved) == 1:
+            raise Interrupted
+
+    monkeypatch.setattr(checkpoints.Checkpoints, "save", save_and_stop)
+    with pytest.raises(Interrupted):
+        window_training.train_group(*arguments, tmp_path)
+    for _ in range(2):  # a finished run is found again, not repeated
+        resumed = window_training.train_group(*arguments, tmp_path)
+        assert saved == [1, 2]
+        for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(resumed.params), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_accuracy_is_that_of_greedy_decoding(traces):
+    """Windows predicted exactly / windows, counted by hand from what the decoder says without being told."""
+    objective = window_training.WindowPrediction(shape("encoder-decoder"), recipe(), traces, traces)
+    rng = np.random.default_rng(2)
+    tree = jax.eval_shape(objective.initialise, jax.random.key(0))
+    params = jax.tree.map(lambda leaf: rng.uniform(-1, 1, leaf.shape).astype(np.float32), tree)
+    sums = objective.evaluate(jax.tree.map(lambda leaf: leaf[None], params))
+    windows = Windows(traces, L, recipe().stride, V)
+    batch = windows.gather(np.flatnonzero(windows.whole))
+    greedy = np.asarray(jax.jit(encoder_decoder.greedy)(params, batch.before))
+    assert sums["windows_right"] == (greedy == batch.calls).all(0).sum()
+    assert sums["windows"] == windows.whole.sum()
+    assert sums["calls"] == windows.sizes.sum()
+    metrics = objective.metrics(sums)
+    np.testing.assert_allclose(metrics["window_accuracy"], sums["windows_right"] / sums["windows"])
+
+
+def test_every_window_is_learned_from_once_an_epoch(traces):
+    objective = window_training.WindowPrediction(shape("autoencoder"), recipe(), traces, traces)
+    for epoch in range(2):
+        plans = np.concatenate(list(objective.plans(epoch)))
+        assert sorted(plans[plans >= 0]) == list(range(objective.windows[0]))
+    assert not np.array_equal(np.concatenate(list(objective.plans(0))), plans)
+
+
+def test_what_makes_no_sense_is_refused(traces):
+    for changes in ({"length": 0}, {"stride": 0}, {"minibatch_windows": -1}, {"epochs": 0}, {"schedule": "x"}):
+        with pytest.raises(SyscallLMError, match=next(iter(changes))):
+            recipe(**changes)
+    with pytest.raises(SyscallLMError, match="no window model"):
+        window_training.shape_of("transformer", V, L)
+    with pytest.raises(SyscallLMError, match="windows of 3"):
+        window_training.train_group(shape("autoencoder"), [0], recipe(length=4), traces, traces)
+    with pytest.raises(SyscallLMError, match="traces to learn from"):
+        window_training.train_group(shape("autoencoder"), [0], recipe(), Sequences.from_list([]), traces)
