@@ -1,7 +1,6 @@
 """Text of numbers to arrays, for the formats that hold call numbers."""
 
 import collections
-import re
 
 import numpy as np
 
@@ -14,7 +13,8 @@ NOT_A_NUMBER = "not a number"
 NOT_A_CALL_NUMBER = "number too large for a call"
 _MAX_NUMBER = 2**16 - 1
 
-_ODD = re.compile(rb"[^0-9\s]|\d{10}")
+_PLAIN = b"0123456789 \t\n\r\v\f"
+_MAX_DIGITS = 9
 
 
 def integers(text: bytes) -> tuple[np.ndarray, int]:
@@ -23,15 +23,18 @@ def integers(text: bytes) -> tuple[np.ndarray, int]:
     Returns:
       int64 `[n]`: the numbers of at most nine digits, and how many other words there were (negative numbers, garbage).
     """
-    others = 0
-    if _ODD.search(text):
-        words = text.split()
-        numbers = [word for word in words if len(word) < 10 and word.isdigit()]
-        others = len(words) - len(numbers)
-        text = b" ".join(numbers)
-    if not text.strip():
-        return np.zeros(0, np.int64), others
-    return np.fromstring(text.decode("ascii"), np.int64, sep=" "), others
+    if not text.translate(None, _PLAIN):
+        found = _parse(text)
+        if found.max(initial=0) < 10**_MAX_DIGITS:
+            return found, 0
+    words = text.split()
+    numbers = [word for word in words if len(word) <= _MAX_DIGITS and word.isdigit()]
+    return _parse(b" ".join(numbers)), len(words) - len(numbers)
+
+
+def _parse(text: bytes) -> np.ndarray:
+    # Numbers that do not fit become the largest that does.
+    return np.fromstring(text.decode("ascii"), np.int64, sep=" ") if text.strip() else np.zeros(0, np.int64)
 
 
 def encode(numbers: np.ndarray, ids: np.ndarray, vocabulary: Vocabulary, counters: Counters) -> np.ndarray:

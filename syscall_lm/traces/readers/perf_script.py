@@ -37,6 +37,7 @@ _WHAT = (
     rb"|(?:syscalls:)?sys_(enter|exit)_([a-z_]\w{0,63}):(?: +(0x\w{1,16}))?"
     rb"|[a-z_]\w{0,63}(?::[a-z_]\w{0,63})?:"
 )
+_SPACED = re.compile(rb"\s*.{1,15} +\d{1,7}(?:/\d{1,7})? +[\[\d]", re.DOTALL)
 _EVENTS = [re.compile(who + rb"(?:" + _WHAT + rb")", re.DOTALL) for who in (_PERF, _FTRACE)]
 
 vocabulary = abi_vocabulary
@@ -52,7 +53,9 @@ def recognises(name: str, head: bytes) -> bool:
 
 
 def _match(line: bytes) -> re.Match[bytes] | None:
-    return _EVENTS[0].match(line) or _EVENTS[1].match(line)
+    # Only ftrace's lines have the thread behind a dash.
+    first, second = _EVENTS if _SPACED.match(line) else reversed(_EVENTS)
+    return first.match(line) or second.match(line)
 
 
 def read(source: Source, vocabulary: Vocabulary | NamesSeen, options: Options, counters: Counters) -> Iterator[Trace]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from syscall_lm.traces.grouping import CROWD, Naming
 from syscall_lm.traces.readers import Counters, Options
 from syscall_lm.traces.sources import Source, lines
 from syscall_lm.traces.trace import Trace
@@ -22,7 +23,7 @@ from syscall_lm.traces.vocabulary import Vocabulary
 DESCRIPTION = "strace's output, with or without -f, -ff, -o, -t, -tt, -ttt, -r, -T, -n, -i, -k, -y, --decode-pids"
 
 SIGNAL, EXIT, MESSAGE, STACK, REST = "signal", "exit line", "strace message", "stack trace", "rest of a split line"
-NOT_A_CALL, NAMELESS, CROWD = "not a call", "call without a name", "trace cut: too many processes at once"
+NOT_A_CALL, NAMELESS = "not a call", "call without a name"
 BLANK = "empty line"
 NOISE = frozenset({SIGNAL, EXIT, MESSAGE, STACK, REST, BLANK})
 
@@ -169,7 +170,7 @@ class _Processes:
         self._running: dict[bytes, _Process] = {}
         self._silent: dict[bytes, None] = {}  # announced, no line of their own yet
         self._split: _Process | None = None  # whose call a message interrupted
-        self._times_seen: dict[bytes, int] = {}
+        self._naming = Naming(source.name)  # a pid that comes back is another process
         self._number = 0
         self._source, self._options, self._counters = source, options, counters
         file_pid = _FILE_PID.search(source.name)
@@ -280,16 +281,13 @@ class _Processes:
             self._split = None
         if process is None or not process.calls:
             return
-        # A pid that comes back is another process; its traces are told apart by a number.
-        times = self._times_seen[key] = self._times_seen.get(key, 0) + 1
         pid = int(key) if key else self._file_pid
-        ident = f"{self._source.name}:{int(key)}" if key else self._source.name
         self._counters.traces += 1
         self._counters.calls += len(process.calls)
         options = self._options
         yield Trace(
             calls=np.array(process.calls, np.uint16),
-            id=ident if times == 1 else f"{ident}#{times}",
+            id=self._naming(key, str(pid) if key else ""),
             source=self._source.name,
             pid=pid,
             command=process.command,

@@ -22,7 +22,7 @@ NOT_A_CALL, BLANK = "not a call", "empty line"
 NOISE = frozenset({BLANK})
 
 _LONGEST_LINE = 2**26
-_NUMBERS = re.compile(rb"\s*\d{1,9}(?:[\s,]+\d{1,9})*[\s,]*")
+_DIGITS = b"0123456789 \t"
 _HEAD_NUMBERS = re.compile(rb"\s*\d{1,5}(?:[ \t,]+\d{1,5}){2,}\s*")
 _COMMON = frozenset(name.encode() for abi in ("x86_64", "i386", "arm64") for name in abi_table(abi).values())
 
@@ -56,7 +56,7 @@ def read(source: Source, vocabulary: Vocabulary | NamesSeen, options: Options, c
     by_name: CallIds[str] = CallIds(vocabulary, counters)
     for number, line in enumerate(lines(source.stream, counters, _LONGEST_LINE), start=1):
         line = line.replace(b",", b" ")
-        if _NUMBERS.fullmatch(line):
+        if not line.translate(None, _DIGITS):  # nothing else in it
             values = numbers.integers(line)[0]
             calls = by_number.encode(values[numbers.drop_large(values, counters)])
         else:

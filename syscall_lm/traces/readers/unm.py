@@ -20,6 +20,7 @@ import numpy as np
 
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.traces import numbers
+from syscall_lm.traces.grouping import Naming
 from syscall_lm.traces.readers import Counters, Options
 from syscall_lm.traces.sources import Source, line_blocks
 from syscall_lm.traces.trace import Trace
@@ -125,7 +126,7 @@ class _Runs:
         self._table = number_table(vocabulary, self._numbering)
         self._pid: int | None = None
         self._parts: list[np.ndarray] = []
-        self._times_seen: dict[int, int] = {}
+        self._naming = Naming(source.name)
         self._evidence: dict[str, int] = dict.fromkeys(NUMBERINGS, 0)
         # Under another mapping these numbers are other calls, and tell nothing.
         self._telling = all(vocabulary.name(number) == name for number, name in _LOADER.items())
@@ -146,13 +147,12 @@ class _Runs:
         if self._telling:
             self._weigh(tuple(found[:3].tolist()))
         calls = numbers.encode(found, self._table, self._vocabulary, self._counters)
-        times = self._times_seen[pid] = self._times_seen.get(pid, 0) + 1
         self._counters.traces += 1
         self._counters.calls += len(calls)
         options = self._options
         yield Trace(
             calls=calls,
-            id=f"{self._source.name}:{pid}" if times == 1 else f"{self._source.name}:{pid}#{times}",
+            id=self._naming(pid, str(pid)),
             source=self._source.name,
             pid=pid,
             host=options.host,

@@ -14,9 +14,7 @@ from hypothesis import strategies as st
 
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.traces import readers
-from syscall_lm.traces.readers import Counters, Options
-from syscall_lm.traces.sources import Source
-from syscall_lm.traces.unpacking import ByteStream
+from syscall_lm.traces.readers import Options
 from syscall_lm.traces.vocabulary import NamesSeen, abi_table
 
 NUMBER = {name: number for number, name in abi_table("x86_64").items()}
@@ -294,20 +292,6 @@ EVENTS = st.lists(
 ).map(lambda events: [(1000 * pid, 1000 * pid + tid, command, call) for pid, tid, command, call in events])
 
 
-def read(name, data, options=None, file="capture"):
-    """Traces, counters, and the names of a trace's calls."""
-    options, counters, module = options or Options(), Counters(), readers.reader(name)
-    vocabulary = module.vocabulary(options)
-    traces = list(module.read(Source(file, ByteStream(io.BytesIO(data).read)), vocabulary, options, counters))
-    names = dict(enumerate(vocabulary.names))
-    assert counters.calls == sum(len(trace.calls) for trace in traces)
-    assert counters.traces == len(traces) == len({trace.id for trace in traces})
-    assert all(len(trace.calls) for trace in traces)
-    unknown = sum((trace.calls == vocabulary.unk).sum() for trace in traces)
-    assert unknown == counters.unknown.total()
-    return traces, counters, [[names.get(int(call), "?") for call in trace.calls] for trace in traces]
-
-
 def expected_calls(name, calls):
     if name == "bsm":
         return [f"event_{NAMES.index(call) + 100}" for call in calls]
@@ -317,7 +301,7 @@ def expected_calls(name, calls):
 @pytest.mark.parametrize(("name", "render"), CASES)
 @settings(max_examples=25, deadline=None)
 @given(events=EVENTS)
-def test_what_is_written_is_read(name, render, events):
+def test_what_is_written_is_read(read, name, render, events):
     if render is ausearch or render is perf_trace:  # the one writes no quotes, the other would need its own padding
         events = [(pid, tid, command.replace('"', ""), call) for pid, tid, command, call in events]
     traces, counters, names = read(name, render(events))
@@ -355,7 +339,7 @@ def test_each_format_is_recognised_and_no_other_takes_it(name, render):
 @pytest.mark.parametrize("name", ["adfa_ld", "unm", *NEW])
 @settings(max_examples=40, deadline=1000)
 @given(data=st.binary(max_size=2000) | st.text(max_size=1000).map(lambda text: text.encode("utf-8", "replace")))
-def test_any_bytes_are_read_or_refused_in_a_sentence(name, data):
+def test_any_bytes_are_read_or_refused_in_a_sentence(read, name, data):
     assert isinstance(readers.reader(name).recognises("x", data), bool)
     if name == "unm":
         return  # needs a mapping; its own tests do this
@@ -368,7 +352,7 @@ def test_any_bytes_are_read_or_refused_in_a_sentence(name, data):
 @pytest.mark.parametrize(("name", "render"), [case for case in CASES if case.values[0] != "strace"])
 @settings(max_examples=25, deadline=1000)
 @given(events=EVENTS, seed=st.randoms(use_true_random=False), columns=st.booleans())
-def test_damaged_files_lose_calls_but_nothing_else(name, render, events, seed, columns):
+def test_damaged_files_lose_calls_but_nothing_else(read, name, render, events, seed, columns):
     data = bytearray(render(events))
     for _ in range(seed.randint(1, 6)):
         at = seed.randrange(len(data) + 1)
@@ -405,7 +389,7 @@ def test_what_the_readers_say_of_themselves(name):
 
 
 @pytest.mark.parametrize("render", [lid_ds, tracee, falco, tetragon, ftrace, bpftrace, drakvuf, csv, jsonl, parquet])
-def test_threads_can_be_put_together(render):
+def test_threads_can_be_put_together(read, render):
     name = next(name for name, renderers in RENDERERS.items() if render in renderers)
     events = [(7, 7, "a", "read"), (7, 8, "a", "write"), (9, 9, "b", "brk"), (7, 7, "a", "close"), (7, 8, "a", "mmap")]
     _, _, names = read(name, render(events), Options(group="process"))
@@ -413,7 +397,7 @@ def test_threads_can_be_put_together(render):
 
 
 @pytest.mark.parametrize("render", [sysdig, lid_ds, tracee, falco, tetragon, perf_trace, perf_script, bpftrace, auditd])
-def test_a_pid_that_comes_back_after_an_exit_is_another_trace(render):
+def test_a_pid_that_comes_back_after_an_exit_is_another_trace(read, render):
     name = next(name for name, renderers in RENDERERS.items() if render in renderers)
     events = [(7, 7, "a", "read"), (7, 7, "a", "exit_group"), (7, 7, "b", "write"), (7, 7, "b", "exit_group")]
     traces, _, names = read(name, render(events))

@@ -1,0 +1,133 @@
+import tracemalloc
+
+import pytest
+
+from syscall_lm.traces import grouping
+from syscall_lm.traces.grouping import Grouping, Naming
+from syscall_lm.traces.readers import Counters, Options
+from syscall_lm.traces.sources import Source
+from syscall_lm.traces.unpacking import ByteStream
+
+IDS = {"read": 0, "exit": 1, "exit_group": 2, "clone": 3}
+SOURCE = Source("x", ByteStream(lambda size: b""))
+
+
+def make(by="thread", **options):
+    counters = Counters()
+    return Grouping(SOURCE, Options(**options), counters, by, dict(IDS)), counters
+
+
+def told(traces):
+    return {trace.id: trace.calls.tolist() for trace in traces}
+
+
+def test_the_end_of_a_process_ends_all_its_threads():
+    group, _ = make()
+    for tid in (7, 8, 9):
+        group.call(0, 7, tid)
+    group.call(0, 99, 99)
+    group.call(2, 7, 8)  # exit_group
+    group.call(0, 7, 7)  # a new process with an old number
+    assert told(group.settle()) == {"x:7": [0], "x:8": [0, 2], "x:9": [0]}
+    assert told(group.finish()) == {"x:99": [0], "x:7#2": [0]}
+
+
+def test_a_thread_s_end_is_not_its_process_s():
+    group, _ = make("process")
+    group.call(0, 7, 7)
+    group.call(1, 7, 8)  # exit, of one thread
+    group.exit(7, 8)
+    group.call(0, 7, 7)
+    assert not told(group.settle())
+    group.exit(7, 7)
+    assert told(group.settle()) == {"x:7": [0, 1, 0]}
+
+
+def test_hosts_and_sessions_keep_their_processes_apart():
+    group, _ = make()
+    for host, session in (("a", ""), ("b", ""), ("a", ""), ("", "s"), ("a", "s"), ("", "s")):
+        group.call(0, 7, 7, host=host, session=session)
+    assert {key: len(calls) for key, calls in told(group.finish()).items()} == {
+        "x:a/7": 2,
+        "x:b/7": 1,
+        "x:s": 2,
+        "x:a/s": 1,
+    }
+
+
+def test_a_silence_ends_a_trace_if_asked_to():
+    for max_gap, expected in ((0, {"x:7": [0] * 5}), (10, {"x:7": [0, 0], "x:7#2": [0, 0, 0]})):
+        group, _ = make(max_gap=max_gap)
+        for time in (1, 11, 22, 3, None):  # a jump back is no silence
+            group.call(0, 7, 7, time=time)
+        assert told(group.finish()) == expected
+
+
+def test_names_that_appear_late_end_processes_too():
+    ids = {}
+    group = Grouping(SOURCE, Options(), Counters(), "thread", ids)
+    group.call(0, 7, 7)
+    ids["exit_group"] = 1
+    group.call(1, 7, 7)
+    group.call(0, 7, 7)
+    assert told(group.finish()) == {"x:7": [0, 1], "x:7#2": [0]}
+
+
+def test_ends_belong_to_their_thread_in_whatever_way_calls_are_put_together():
+    for by in ("thread", "process"):
+        group, counters = make(by)
+        group.enter(0, 7, 7)
+        group.enter(0, 7, 8)
+        group.leave(0, 7, 7, False)
+        group.leave(0, 7, 8, False)
+        group.leave(3, 7, 9, True)
+        assert sum(len(calls) for calls in told(group.finish()).values()) == 2
+        assert counters.skipped == {grouping.END_OF_CALL: 2, grouping.CHILD: 1}
+
+
+def test_the_longest_silent_go_first_when_there_are_too_many(monkeypatch):
+    monkeypatch.setattr(grouping, "MAX_LIVE", 10)
+    group, counters = make()
+    found = []
+    for pid in range(30):
+        group.call(0, pid, pid)
+        group.call(0, 1000, 1000)  # always at work
+        found += group.settle()
+    assert counters.skipped[grouping.CROWD] == len(found) and 1000 not in {trace.pid for trace in found}
+    found += group.finish()
+    assert {trace.pid: len(trace.calls) for trace in found} == {1000: 30, **dict.fromkeys(range(30), 1)}
+
+
+def test_calls_that_are_held_are_bounded(monkeypatch):
+    monkeypatch.setattr(grouping, "MAX_HELD", 1000)
+    group, counters = make()
+    found = []
+    for _ in range(100):
+        for _ in range(50):
+            group.call(0, 7, 7)
+        found += group.settle(50)
+        assert sum(len(trace.calls) for trace in group._open.values()) <= 1050
+    found += group.finish()
+    assert sum(len(trace.calls) for trace in found) == 5000 and counters.skipped[grouping.LONG] == len(found) - 1
+
+
+def test_ids_stay_distinct_when_there_are_too_many_to_remember(monkeypatch):
+    monkeypatch.setattr(grouping, "MAX_KEYS", 3)
+    naming = Naming("x")
+    ids = [naming(key, str(key)) for key in (1, 2, 3, 4, 4, 1, 5)]
+    assert ids == ["x:1", "x:2", "x:3", "x:4@4", "x:4@5", "x:1#2", "x:5@7"]
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_a_million_processes():
+    group, counters = make("process")
+    tracemalloc.start()
+    traces = 0
+    for start in range(0, 1_000_000, 10_000):
+        for pid in range(start, start + 10_000):
+            group.call(0, pid)
+        traces += sum(1 for _ in group.settle(10_000))
+    traces += sum(1 for _ in group.finish())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert traces == 1_000_000 and peak < 150e6
