@@ -4,12 +4,15 @@
 
 A trace's score is its average negative log-likelihood under each member, combined by the ensemble; above the threshold
 it is abnormal. The threshold is the one that held-out normal traces exceed with the probability --far. The output holds
-the most surprising stretch of every trace, and appears under its name only when it is complete.
+the most surprising stretch of every trace, and appears under its name only when it is complete. A run that was killed
+is resumed by the same command: what it has scored lies in OUTPUT.parts.
 """
 
+import hashlib
 import json
 import pathlib
 import time
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +20,11 @@ import pyarrow.parquet as pq
 import tqdm
 from absl import flags
 
-from syscall_lm import files, scoring
+from syscall_lm import scoring
 from syscall_lm.detectors import ensemble
 from syscall_lm.detectors.base import traces_needed
 from syscall_lm.detectors.language_model import LanguageModelDetector
+from syscall_lm.engines import local
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, data
 from syscall_lm.models import store
@@ -35,7 +39,8 @@ FAR = flags.DEFINE_float("far", 0.01, "false alarm rate that the threshold is se
 STRETCH = flags.DEFINE_integer("stretch", 20, "calls in the most surprising stretch", lower_bound=1)
 TOP = flags.DEFINE_integer("top", 10, "how many of the most suspicious traces to print", lower_bound=0)
 
-CALLS_PER_BATCH = 2**21
+SHARD_CALLS = flags.DEFINE_integer("shard_calls", 2**21, "calls that are scored before they are safe on disk", 1)
+
 INFO_COLUMNS = ("id", "source", "command", "host", "label", "family", "split")
 
 
@@ -47,44 +52,69 @@ def main(argv: list[str]) -> None:
     detector = LanguageModelDetector.load(model, ENSEMBLE.value, FAR.value)
     archive = TraceArchive(ARCHIVE.value)
     table = data.translation(model, archive)
-    schema = _schema(detector, archive)
     held_out = detector.calibration.held_out.shape[1]
     if held_out < traces_needed(FAR.value):
         print(
             f"note: {held_out} held-out traces cannot promise a false alarm rate of {FAR.value:g} "
             f"({traces_needed(FAR.value)} could); the threshold is their highest score"
         )
-    counts = dict.fromkeys(("abnormal", "calls", "unknown"), 0)
-    worst: list[dict] = []
     started = time.monotonic()
-    with (
-        files.complete_file(OUTPUT.value) as temporary,
-        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
-        tqdm.tqdm(total=archive.num_calls, unit="call", unit_scale=True, disable=None) as bar,
-    ):
-        for batch in archive.batches(CALLS_PER_BATCH):
-            rows = score_batch(detector, batch, table, model.vocabulary, STRETCH.value)
-            rows = rows.select(schema.names).cast(schema)
-            writer.write_table(rows)
-            scores = rows["score"].to_numpy()
-            counts["abnormal"] += int((scores > detector.threshold_).sum())
-            counts["calls"] += len(batch.calls.calls)
-            counts["unknown"] += int(rows["unknown_calls"].to_numpy().sum())
-            highest = np.argsort(-scores, kind="stable")[: TOP.value]
-            worst = sorted(worst + rows.take(pa.array(highest)).to_pylist(), key=lambda row: -row["score"])[: TOP.value]
-            bar.update(len(batch.calls.calls))
+    with tqdm.tqdm(total=archive.num_calls, unit="call", unit_scale=True, disable=None) as bar:
+        resumed = local.score_archive(
+            archive,
+            lambda batch: score_batch(detector, batch, table, model.vocabulary, STRETCH.value),
+            _schema(detector, archive),
+            OUTPUT.value,
+            _fingerprint(archive),
+            SHARD_CALLS.value,
+            bar.update,
+        )
     seconds = time.monotonic() - started
-    print(
-        f"{archive.num_traces:,} traces, {counts['calls']:,} calls, {counts['calls'] / seconds:,.0f} calls/s: "
-        f"{counts['abnormal']:,} abnormal (score above {detector.threshold_:.4f}, {ENSEMBLE.value}, far {FAR.value:g})"
-    )
-    if counts["unknown"]:
-        print(f"{counts['unknown']:,} calls are unknown to the model; they were scored as such")
-    for row in worst:
-        print("  " + _line(row))
+    if resumed:
+        print(f"resumed: {resumed:,} shards had been scored by an earlier run")
+    else:
+        print(f"{archive.num_calls:,} calls, {archive.num_calls / seconds:,.0f} calls/s")
+    _print_summary(detector)
     if archive.notice:
         print(archive.notice)
     print(f"scores: {OUTPUT.value}")
+
+
+def _fingerprint(archive: TraceArchive) -> dict[str, Any]:
+    """What decides the rows: the model's files, the archive as it is now, and the flags."""
+    digest = hashlib.sha256()
+    for name in ("model.json", store.CALIBRATION):
+        digest.update((pathlib.Path(MODEL.value) / name).read_bytes())
+    status = archive.path.stat()
+    return {
+        "model": digest.hexdigest(),
+        "archive": [archive.path.name, status.st_size, status.st_mtime_ns],
+        "ensemble": ENSEMBLE.value,
+        "far": FAR.value,
+        "stretch": STRETCH.value,
+    }
+
+
+def _print_summary(detector: LanguageModelDetector) -> None:
+    """Counts, and the most suspicious traces, read back a row group at a time."""
+    output = pq.ParquetFile(OUTPUT.value)
+    abnormal = unknown = 0
+    worst: list[dict] = []
+    for group in range(output.num_row_groups):
+        rows = output.read_row_group(group)
+        scores = rows["score"].to_numpy()
+        abnormal += int((scores > detector.threshold_).sum())
+        unknown += int(rows["unknown_calls"].to_numpy().sum())
+        highest = np.argsort(-scores, kind="stable")[: TOP.value]
+        worst = sorted(worst + rows.take(pa.array(highest)).to_pylist(), key=lambda row: -row["score"])[: TOP.value]
+    print(
+        f"{output.metadata.num_rows:,} traces: {abnormal:,} abnormal "
+        f"(score above {detector.threshold_:.4f}, {ENSEMBLE.value}, far {FAR.value:g})"
+    )
+    if unknown:
+        print(f"{unknown:,} calls are unknown to the model; they were scored as such")
+    for row in worst:
+        print("  " + _line(row))
 
 
 def score_batch(

@@ -86,8 +86,8 @@ def scored(folder, commands):
         "cannot be written": case("ok.parquet/x"),
         "Flag --output must have a value": case("bad")[:2],
     }
-    # Small batches, so that an archive comes in several.
-    return commands("score", cases, "module.CALLS_PER_BATCH = 2000")
+    # Small shards, so that an archive comes in several.
+    return commands("score", {name: [*flags, "--shard_calls=2000"] for name, flags in cases.items()})
 
 
 def test_every_row_equals_what_the_library_says(folder, scored):
@@ -107,7 +107,7 @@ def test_every_row_equals_what_the_library_says(folder, scored):
     assert 0 < abnormal.sum() < len(abnormal)
     header = json.loads(table.schema.metadata[METADATA_KEY])
     assert header["threshold"] == detector.threshold_ and header["far"] == 0.01
-    assert f"{abnormal.sum()} abnormal" in scored["ok"].out
+    assert f"90 traces: {abnormal.sum()} abnormal" in scored["ok"].out
 
 
 def test_the_stretch_is_found_and_named(folder, scored):
@@ -141,7 +141,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(folder, scored):
         assert result.code == 2 and expected in result.err, (expected, result)
         assert result.err.startswith("error: ") and result.err.count("\n") == 1, result.err
     assert not (folder / "bad").exists()
-    assert not [name for name in os.listdir(folder) if name.endswith(".part")]
+    assert not [name for name in os.listdir(folder) if name.endswith((".part", ".parts"))]
 
 
 def test_nothing_of_a_trace_reaches_the_terminal_unescaped(scored):
