@@ -14,6 +14,7 @@ cores.
 """
 
 import json
+import os
 import pathlib
 import time
 from typing import Any
@@ -56,6 +57,7 @@ def main(argv: list[str]) -> None:
         "archive": archive.path.name,
         "windows": study.windows(train, settings.stride),
         "cells": settings.cells,
+        "cores": len(os.sched_getaffinity(0)),
         "rows": rows,
         "language_model": {"shape": str(shape), "calls_per_second": median(history, "calls_per_second")},
         "environment": provenance.environment(),

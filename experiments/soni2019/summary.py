@@ -1,0 +1,159 @@
+"""Soni et al. (2019): one page from all results: table.md.
+
+  syscall-lm soni2019.summary --results=results/soni2019
+
+Reads training-*.json, detection-*.json and epoch_time.json, as far as they are there, and writes table.md: accuracy on
+normal windows beside detection (the paper's conclusion rests on the former alone), tables 1 and 2, and the detectors
+that these two are compared with. Seconds.
+"""
+
+import pathlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from syscall_lm import files
+from syscall_lm.errors import SyscallLMError
+from syscall_lm.experiments import command
+from syscall_lm.experiments.kim2017 import comparison
+from syscall_lm.experiments.soni2019 import study
+
+RESULTS = flags.DEFINE_string("results", "results/soni2019", "directory with the results, for table.md")
+
+WINDOWS_TRACES = "Windows traces: private, not obtainable"
+OPERATING = ("false_alarm_rate", "detection_rate")
+
+
+def main(argv: list[str]) -> None:
+    """Writes the page."""
+    if argv:
+        raise SyscallLMError(f"soni2019.summary takes flags only; what is {argv[0]!r}?")
+    folder = pathlib.Path(RESULTS.value)
+    trainings = sorted(folder.glob("training-*.json"))
+    if not trainings:
+        raise SyscallLMError(f"{folder}: no training-*.json; run soni2019.train first")
+    lines = ["# Soni et al. (2019): encoder-decoder and autoencoder", ""]
+    for path in trainings:
+        lines += of_archive(path, folder / path.name.replace("training-", "detection-"))
+    if (folder / "epoch_time.json").exists():
+        lines += times(study.read_results(folder / "epoch_time.json", "epoch_time"))
+    files.write_text(folder / "table.md", "\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+def of_archive(training_file: pathlib.Path, detection_file: pathlib.Path) -> list[str]:
+    """Accuracy and detection on one archive."""
+    training = study.read_results(training_file, "train")
+    detection = study.read_results(detection_file, "detection") if detection_file.exists() else None
+    settings = training["settings"]
+    lines = [
+        f"## {training['archive']}",
+        "",
+        *([detection["notice"], ""] if detection and detection.get("notice") else []),
+        f"{training['windows']:,} windows to learn from, {training['held_out_windows']:,} held out, stride "
+        f"{settings['stride']}, H = {settings['cells']}, at most {settings['epochs']} epochs; mean ± standard "
+        f"deviation of {settings['seeds']} seeds.",
+        "",
+        "Exact is the paper's accuracy: windows predicted (reconstructed) exactly / windows, on normal traces; beside "
+        "it calls predicted / calls. The loss is in nats per call; training figures are averages over the best epoch, "
+        "while it learns. The AUC tells attacks from normal traces, by a trace's mean, by its highest 60 calls, and "
+        "for single windows; false alarms and detections are those at the threshold that held-out traces set for 1 %. The "
+        "paper's figures are for traces of its own.",
+        "",
+        "| model | L | loss, held out | exact, training | exact, held out | calls, held out | AUC, mean | "
+        "AUC, highest | AUC, windows | false alarms / detections | paper: exact, loss |",
+        "|---" * 11 + "|",
+    ]
+    for run in training["runs"]:
+        model, length, best = run["model"], run["length"], run["best"]
+        cells = [
+            spread((row[name] for row in best), percent)
+            for name, percent in (
+                ("held_out_nll", False),
+                ("train_window_accuracy", True),
+                ("held_out_window_accuracy", True),
+                ("held_out_call_accuracy", True),
+            )
+        ]
+        lines.append(f"| {model} | {length} | {' | '.join([*cells, *detected(detection, model, length)])} |")
+    lines += [f"| {WINDOWS_TRACES} | | | | | | | | | | see above |", ""]
+    if detection is None:
+        return lines
+    traces = detection["traces"]
+    detectors = detection["detectors"]
+    lines += [
+        f"{traces['normal']:,} normal traces, of which {traces['copies']:,} copy a training trace; "
+        f"{traces['attack']:,} attacks. FA@d: false alarm rate at detection rate d.",
+        *("", "### All normal traces", "", *comparison.rows(detectors, "all")),
+        *("", "### Without copies of training traces", "", *comparison.rows(detectors, "without_copies")),
+        *("", "### AUC by attack family, all normal traces", "", *comparison.family_rows(detectors), ""),
+    ]
+    return lines
+
+
+def detected(detection: dict[str, Any] | None, model: str, length: int) -> list[str]:
+    """The last five cells of a model's row."""
+
+    def runs(aggregate: str) -> list[dict[str, Any]]:
+        found = (detection or {"detectors": {}})["detectors"].get(f"{model}, L = {length}, {aggregate}", {"runs": []})
+        return found["runs"]
+
+    means, highest = runs("mean"), runs("highest")
+    paper = study.PAPER_ACCURACY[model].get(length)
+    printed = f"{100 * paper:.1f} %, {study.PAPER_LOSS[model][length]}" if paper else ""
+    if not means:
+        return ["", "", "", "", printed]
+    point = [spread((run["operating_point"][name] for run in means), True) for name in OPERATING]
+    return [
+        spread(run["all"]["auc"] for run in means),
+        spread(run["all"]["auc"] for run in highest),
+        spread(run["windows"]["auc"] for run in means),
+        " / ".join(point),
+        printed,
+    ]
+
+
+def times(result: dict[str, Any]) -> list[str]:
+    """Tables 1 and 2, and the latency of streams."""
+    environment = result["environment"]
+    lines = [
+        "## Tables 1 and 2: time per epoch",
+        "",
+        f"One model on {environment['device']} ({result.get('cores', '?')} cores, which other work shared), "
+        f"{result['windows']:,} windows of {result['archive']}, H = {result['cells']}. The paper's times are for some "
+        "140,000 windows, on unknown hardware and with unknown H. A GPU was not measured; the command for one stands "
+        "in experiments/soni2019/epoch_time.py. Latency: from a call to its answer, in a stream.",
+        "",
+        "| model | L | here, s | the paper's, s | calls/s in training | parameters | latency, median, µs | 99 %, µs |",
+        "|---" * 8 + "|",
+    ]
+    for row in result["rows"]:
+        paper = study.PAPER_MS_PER_EPOCH[row["model"]].get(row["length"])
+        latency = row["latency_microseconds"]
+        lines.append(
+            f"| {row['model']} | {row['length']} | {row['seconds_per_epoch']:.2f} | {paper / 1000 if paper else ''} | "
+            f"{row['calls_per_second']:,.0f} | {row['parameters']:,} | {latency['median']} | {latency['99 %']} |"
+        )
+    language_model = result["language_model"]
+    return [
+        *lines,
+        "",
+        f"A language model of {language_model['shape']} learns {language_model['calls_per_second']:,.0f} calls/s from "
+        "the same traces. For each call that it predicts, the encoder-decoder runs two LSTM steps, the language model "
+        "one.",
+        "",
+    ]
+
+
+def spread(values: Iterable[float], percent: bool = False) -> str:
+    """Mean ± standard deviation."""
+    numbers = np.array(list(values)) * (100 if percent else 1)
+    form: Callable[[float], str] = (lambda x: f"{x:.1f}") if percent else (lambda x: f"{x:.3f}")
+    text = form(numbers.mean()) + (f" ± {form(numbers.std(ddof=1))}" if len(numbers) > 1 else "")
+    return text + (" %" if percent else "")
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,124 @@
+"""The experiments of Soni et al., from an archive to the page of results, on made-up traces."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from syscall_lm.traces.archive import TraceArchive, TraceArchiveWriter
+from syscall_lm.traces.trace import ATTACK, NORMAL, Trace
+from syscall_lm.traces.vocabulary import Vocabulary
+
+VOCABULARY = Vocabulary(("read", "write", "open", "close"), "names of a test")
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """Normal traces that repeat read, write, open; attacks that also close."""
+    path = tmp_path_factory.mktemp("soni") / "made-up.parquet"
+    rng = np.random.default_rng(0)
+    with TraceArchiveWriter(path, VOCABULARY) as writer:
+        for i in range(40):
+            calls = ((np.arange(20 + i) + i) % 3).astype(np.uint16)
+            writer.write(Trace(calls, f"n{i}", label=NORMAL, split="test" if i % 4 == 3 else "train"))
+        for i in range(5):
+            calls = rng.integers(0, 4, 30).astype(np.uint16)
+            writer.write(Trace(calls, f"a{i}", label=ATTACK, family="close", split="test"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def results(archive, tmp_path_factory, commands):
+    folder = tmp_path_factory.mktemp("results")
+    work, output = folder / "work", folder / "output"
+    where = [f"--archive={archive}", f"--workdir={work}", f"--output={output}"]
+    small = ["--lengths=3", "--cells=4", "--epochs=2", "--seeds=2"]
+    train = [*where, *small]
+    shown = {"figures": [f"--training={output}/training-made-up.json", f"--output={output}"]}
+    early = [f"--archive={archive}", f"--workdir={work}", f"--output={folder}"]
+    done = {
+        **commands("soni2019.train", {"train": train, "again": train, "no length": [*where, "--lengths=0"]}),
+        **commands("soni2019.detection", {"detection": where, "too early": early}),
+        **commands("soni2019.figures", shown),
+        **commands("soni2019.summary", {"summary": [f"--results={output}"], "nothing": [f"--results={folder}"]}),
+    }
+    return output, done
+
+
+def test_every_step_writes_its_results(results):
+    output, done = results
+    for name in ("train", "again", "detection", "figures", "summary"):
+        assert done[name].code == 0, done[name].err
+    assert {path.name for path in output.iterdir()} == {
+        "training-made-up.json", "detection-made-up.json", "figure4.png", "figure5.png", "table.md",
+    }  # fmt: skip
+    assert "epoch 2" in done["train"].out and "epoch" not in done["again"].out  # a finished run is found again
+
+
+def test_results_hold_a_run_for_every_model_and_seed(results):
+    output, _ = results
+    training = json.loads((output / "training-made-up.json").read_text())
+    assert [(run["model"], run["length"], len(run["best"])) for run in training["runs"]] == [
+        ("encoder-decoder", 3, 2),
+        ("autoencoder", 3, 2),
+    ]
+    for run in training["runs"]:
+        assert [row["epoch"] for row in run["history"]] == [1, 2]
+        for best in run["best"]:
+            assert 0 <= best["held_out_window_accuracy"] <= best["held_out_call_accuracy"] <= 1
+    detectors = json.loads((output / "detection-made-up.json").read_text())["detectors"]
+    names = [f"{m}, L = 3, {a}" for m in ("encoder-decoder", "autoencoder") for a in ("mean", "highest")]
+    assert list(detectors) == [*names, "stide"]
+    for name in names:
+        assert [run["seed"] for run in detectors[name]["runs"]] == [0, 1]
+        assert all(run["all"]["auc"] > 0.5 for run in detectors[name]["runs"])
+
+
+def test_results_name_no_folders(results, archive):
+    output, _ = results
+    for path in output.glob("*.[jm]*"):
+        assert not re.search(r"/(tmp|home|root|work)", path.read_text()), path.name
+        assert str(archive.parent) not in path.read_text()
+
+
+def test_the_page_shows_accuracy_beside_detection(results):
+    page = (results[0] / "table.md").read_text()
+    assert re.search(r"\| encoder-decoder \| 3 \| .* % \| [01]\.\d{3} ± ", page)
+    assert "Windows traces: private, not obtainable" in page and "| stide |" in page
+
+
+def test_mistakes_are_told_in_one_sentence(results):
+    _, done = results
+    for name, words in {"too early": "run soni2019.train", "nothing": "no training", "no length": "lengths=0"}.items():
+        assert done[name].code == 2 and words in done[name].err and "Traceback" not in done[name].err
+
+
+def test_filter_makes_an_archive_of_an_archive(archive, tmp_path, commands):
+    once, twice = tmp_path / "once.parquet", tmp_path / "twice.parquet"
+    done = commands(
+        "filter",
+        {
+            "drop": [f"--archive={archive}", f"--output={once}", "--drop=write,close", "--order"],
+            "collapse": [f"--archive={once}", f"--output={twice}", "--max_repeats=1"],
+            "none": [f"--archive={archive}", f"--output={twice}"],
+            "unknown": [f"--archive={archive}", f"--output={twice}", "--drop=fork"],
+            "all": [f"--archive={archive}", f"--output={twice}", "--drop=read,write,open,close"],
+        },
+    )
+    assert {name: one.code for name, one in done.items()} == {
+        "drop": 0,
+        "collapse": 0,
+        "none": 2,
+        "unknown": 2,
+        "all": 2,
+    }
+    before, after = TraceArchive(archive), TraceArchive(twice)
+    steps = after.metadata["filters"]
+    assert [step["max_repeats"] for step in steps] == [0, 1] and steps[0]["drop"] == ["write", "close"]
+    dropped = sum(steps[0]["counts"].values()) + sum(steps[1]["counts"].values())
+    assert dropped == before.num_calls - after.num_calls > 0
+    assert after.read().column("label").tolist() == before.read().column("label").tolist()
+    assert not np.isin(after.read().calls.calls, [1, 3]).any()
+    for name, words in {"none": "no filter", "unknown": "no such call", "all": "nothing is left"}.items():
+        assert words in done[name].err
