@@ -9,6 +9,7 @@ from collections.abc import Hashable, Iterator
 
 import numpy as np
 
+from syscall_lm.traces.call_ids import CallIds, Word
 from syscall_lm.traces.readers import Counters, Options
 from syscall_lm.traces.sources import Source
 from syscall_lm.traces.trace import ATTACK, NORMAL, Trace
@@ -35,16 +36,16 @@ class Naming:
 
     def __init__(self, source: str):
         self._source = source
-        self._times: dict[Hashable, int] = {}
+        self._times: dict[str, int] = {}
         self._number = 0
 
-    def __call__(self, key: Hashable, shown: str) -> str:
-        """The id of a trace of process `key`, which is shown as `shown` ("" for the only process of the file)."""
+    def __call__(self, shown: str) -> str:
+        """The id of a trace of the process that is shown so ("" for the only one of the file)."""
         self._number += 1
         base = f"{self._source}:{shown}" if shown else self._source
-        if key not in self._times and len(self._times) >= MAX_KEYS:
+        if shown not in self._times and len(self._times) >= MAX_KEYS:
             return f"{base}@{self._number}"  # a number of its own instead of a count that would have to be kept
-        times = self._times[key] = self._times.get(key, 0) + 1
+        times = self._times[shown] = self._times.get(shown, 0) + 1
         return base if times == 1 else f"{base}#{times}"
 
 
@@ -83,7 +84,7 @@ class _Open:
         self.append = self.calls.append
         self.start = self.time = time
         self.last = 0  # the block in which it was seen last
-        self.pending: dict[int | None, int] = {}  # the calls whose end is outstanding, by thread
+        self.pending: dict[int | None, str | bytes | int] = {}  # the calls whose end is outstanding, by thread
         self.command = ""
         self.attack: bool | None = None
 
@@ -158,16 +159,25 @@ class Grouping:
             self._close(found.key)
         return found
 
-    def enter(self, call: int, pid: int | None, tid: int | None, command: str = "", time: float | None = None) -> None:
-        """A call begins: it counts here."""
-        pending = self.call(call, pid, tid, command, time).pending
+    def enter(
+        self,
+        word: Word,
+        ids: CallIds[Word],
+        pid: int | None,
+        tid: int | None,
+        command: str = "",
+        time: float | None = None,
+    ) -> None:
+        """A call begins, which `ids` has under `word`: it counts here."""
+        pending = self.call(ids[word], pid, tid, command, time).pending
         if len(pending) >= _MAX_PENDING:
             pending.clear()
-        pending[tid] = call
+        pending[tid] = word
 
     def leave(
         self,
-        call: int,
+        word: Word,
+        ids: CallIds[Word],
         pid: int | None,
         tid: int | None,
         returned_zero: bool,
@@ -179,13 +189,14 @@ class Grouping:
         A child's first event is the end of its parent's clone, which returns zero to it; that is no call of the child.
         A call that ends its caller never returns, so what claims that begins no new trace.
         """
+        found = self._open.get(self._key(pid, tid, ""))
+        if found is not None and found.pending.pop(tid, None) == word:
+            self._counters.skipped[END_OF_CALL] += 1
+            return
+        call = ids[word]  # counts it if it is unknown, so only now
         if len(self._ids) != self._names_known:
             self._learn()
         if call in (self._ends_process, self._ends_thread):
-            self._counters.skipped[END_OF_CALL] += 1
-            return
-        found = self._open.get(self._key(pid, tid, ""))
-        if found is not None and found.pending.pop(tid, _NOT_SEEN) == call:
             self._counters.skipped[END_OF_CALL] += 1
         elif returned_zero and call in self._clones:
             self._counters.skipped[CHILD] += 1
@@ -278,7 +289,7 @@ class Grouping:
         self._counters.calls += len(found.calls)
         return Trace(
             calls=np.array(found.calls, np.uint16),
-            id=self._naming(found.key, shown),
+            id=self._naming(shown),
             source=self._source.name,
             pid=number,
             command=found.command,

@@ -69,14 +69,13 @@ class Events:
                 self._skipped[NAMELESS] += 1
                 return
             name = found[1]
-        call = self._ids[name]
         shown = command.decode("utf-8", "replace")
         if direction == b">":
-            self.grouping.enter(call, pid, tid, shown, time)
+            self.grouping.enter(name, self._ids, pid, tid, shown, time)
         elif direction == b"<" or _ZERO.match(arguments):
-            self.grouping.leave(call, pid, tid, _ZERO.match(arguments) is not None, shown, time)
+            self.grouping.leave(name, self._ids, pid, tid, _ZERO.match(arguments) is not None, shown, time)
         else:
-            self.grouping.call(call, pid, tid, shown, time)
+            self.grouping.call(self._ids[name], pid, tid, shown, time)
 
 
 def clock(text: bytes) -> float | None:

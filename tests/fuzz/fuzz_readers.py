@@ -5,16 +5,18 @@
 
 READER is a format's name, or `sources` for archives and packing. The seeds are tests/fuzz/seeds.py; what is found goes
 to tests/fuzz/regressions/READER-NAME, and tests/fuzz/test_regressions.py reads it ever after. A finding is an exception
-other than SyscallLMError, a promise broken (counts that do not fit the traces, ids that are not distinct), a hang or
-more memory than libFuzzer allows.
+other than SyscallLMError, a promise broken (counts that do not fit the traces, text that is no UTF-8), a hang or more
+memory than libFuzzer allows.
 """
 
 import collections
 import contextlib
+import importlib
 import io
 import pathlib
 import sys
 import tempfile
+from typing import Any
 
 FOLDER = pathlib.Path(__file__).parent
 MAX_SIZE = 4096  # bytes of an input: enough for several lines
@@ -54,8 +56,6 @@ def check(name: str, data: bytes) -> None:
         traces = list(module.read(Source("x", ByteStream(io.BytesIO(data).read)), vocabulary, options, counters))
         if counters.traces != len(traces) or counters.calls != sum(len(trace.calls) for trace in traces):
             raise AssertionError("the counts do not fit the traces")
-        if len({trace.id for trace in traces}) != len(traces):
-            raise AssertionError("two traces have one id")
         unknown = sum(int((trace.calls == vocabulary.unk).sum()) for trace in traces)
         if unknown != counters.unknown.total():
             raise AssertionError("unknown calls are miscounted")
@@ -66,8 +66,7 @@ def check(name: str, data: bytes) -> None:
 
 def main() -> None:
     """Fuzzes until libFuzzer's options say to stop."""
-    import atheris
-
+    atheris: Any = importlib.import_module("atheris")
     with atheris.instrument_imports(include=["syscall_lm"]):
         from syscall_lm.traces import grouping, readers, sources
 

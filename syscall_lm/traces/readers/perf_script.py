@@ -89,14 +89,17 @@ def read(source: Source, vocabulary: Vocabulary | NamesSeen, options: Options, c
             if way is not None and number.startswith(b"-"):
                 counters.skipped[OTHER] += 1  # a call that was already turned away
                 continue
-            call = numbers[int(number)] if way is not None else ids[name]
             pid, tid = _process(found.re is _EVENTS[0], first, second)
             shown = command.decode("utf-8", "replace").strip()
             if b"enter" in (way, single_way):
-                grouping.enter(call, pid, tid, shown, float(time))
+                if way is not None:
+                    grouping.enter(int(number), numbers, pid, tid, shown, float(time))
+                else:
+                    grouping.enter(name, ids, pid, tid, shown, float(time))
+            elif way is not None:
+                grouping.leave(int(number), numbers, pid, tid, result == b"= 0", shown, float(time))
             else:
-                zero = result == b"= 0" or single_result == b"0x0"
-                grouping.leave(call, pid, tid, zero, shown, float(time))
+                grouping.leave(name, ids, pid, tid, single_result == b"0x0", shown, float(time))
         yield from grouping.settle(len(block))
     yield from grouping.finish()
 

@@ -65,9 +65,9 @@ def read(source: Source, vocabulary: Vocabulary | NamesSeen, options: Options, c
             shown = (command or b"").decode("utf-8", "replace")
             milliseconds = None if time == b"?" else float(time) / 1000
             if continued:
-                grouping.leave(ids[name], None, thread, bool(_ZERO.search(line[-80:])), shown, milliseconds)
+                grouping.leave(name, ids, None, thread, bool(_ZERO.search(line[-80:])), shown, milliseconds)
             elif _OPEN_END.search(line[-80:]):
-                grouping.enter(ids[name], None, thread, shown, milliseconds)
+                grouping.enter(name, ids, None, thread, shown, milliseconds)
             else:
                 grouping.call(ids[name], None, thread, shown, milliseconds)
         yield from grouping.settle(len(block))

@@ -287,7 +287,7 @@ class _Processes:
         options = self._options
         yield Trace(
             calls=np.array(process.calls, np.uint16),
-            id=self._naming(key, str(pid) if key else ""),
+            id=self._naming(str(pid) if key else ""),
             source=self._source.name,
             pid=pid,
             command=process.command,

@@ -152,7 +152,7 @@ class _Runs:
         options = self._options
         yield Trace(
             calls=calls,
-            id=self._naming(pid, str(pid)),
+            id=self._naming(str(pid)),
             source=self._source.name,
             pid=pid,
             host=options.host,
