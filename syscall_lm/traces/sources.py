@@ -122,9 +122,15 @@ def line_blocks(stream: tar_stream.Readable, counters: Counters, max_line: int =
       max_line: the longest line that is kept, in bytes.
     """
     size = min(CHUNK, max_line)
-    rest, too_long = b"", False
+    too_long = False
+    pieces: list[bytes] = []  # of a line that is longer than a chunk, joined once its end is there
+    held = 0
     while chunk := stream.read(size):
-        block = (rest + chunk).split(b"\n")
+        if b"\n" not in chunk and held + len(chunk) <= max_line and not too_long:
+            pieces.append(chunk)
+            held += len(chunk)
+            continue
+        block = b"".join([*pieces, chunk]).split(b"\n")
         rest = block.pop()
         counters.lines += len(block)
         # Only a line that began in an earlier chunk can be too long, and only the first here did.
@@ -136,9 +142,11 @@ def line_blocks(stream: tar_stream.Readable, counters: Counters, max_line: int =
             too_long = True
         if too_long:
             rest = b""
+        pieces, held = [rest], len(rest)
         if b"\r" in chunk or (block and block[0].endswith(b"\r")):
             block = [line.removesuffix(b"\r") for line in block]
         yield block
+    rest = b"".join(pieces)
     if too_long or rest:
         counters.lines += 1
         if too_long:
