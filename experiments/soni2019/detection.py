@@ -8,6 +8,8 @@ concludes that the encoder-decoder of L = 10 is best, from its accuracy on norma
 autoencoder's 86 %); it prints no detection or false alarm rates. A published LSTM autoencoder reaches an AUC of 0.66 on
 ADFA-LD's windows.
 
+The same command after an interruption goes on after the last model that was judged.
+
 A trace's score is the mean over its calls, or over those 60 calls where it is highest; both are reported, and no attack
 chose anything. A threshold for 1 % false alarms comes from the held-out normal traces.
 """
@@ -40,6 +42,7 @@ DETECTORS: dict[str, type[WindowDetector]] = {
     detector.model: detector for detector in (EncoderDecoderDetector, AutoencoderDetector)
 }
 FAR = 0.01
+LANGUAGE_MODEL = "language model"
 
 ARCHIVE = flags.DEFINE_string("archive", None, "labelled traces with the splits train and test", required=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "directory with the checkpoints of soni2019.train", required=True)
@@ -59,27 +62,51 @@ def main(argv: list[str]) -> None:
         if training["training"]["data"] != data.fingerprint(run.train):
             raise SyscallLMError(f"{archive.path}: not the traces that training-{archive.path.stem}.json learned from")
         benchmark = data.benchmark(archive)
-        detectors: dict[str, dict[str, Any]] = {}
+        path = output / f"detection-{archive.path.stem}.json"
+        result = begun(path, archive, run, benchmark)
+        detectors = result["detectors"]
+
+        def keep(name: str, figures: dict[str, Any], **about: Any) -> None:
+            detectors.setdefault(name, {**about, "runs": []})["runs"].append(figures)
+            print(f"  {name}: AUC {figures['all']['auc']:.3f}", file=sys.stderr, flush=True)
+
+        def save() -> None:
+            files.write_text(path, json.dumps(result, indent=1) + "\n")
+
         for length, model in ((entry["length"], entry["model"]) for entry in training["runs"]):
-            for seed, params in enumerate(run.members(model, length)):
-                detector = DETECTORS[model].of_trained(run.shape(model, length), params, false_alarm_rate=FAR)
-                for aggregate, figures in judge(detector, run, benchmark).items():
-                    name = f"{model}, L = {length}, {aggregate}"
-                    detectors.setdefault(name, {"model": model, "length": length, "aggregate": aggregate, "runs": []})
-                    detectors[name]["runs"].append({"seed": seed, **figures})
-                    print(f"  {name}, seed {seed}: AUC {figures['all']['auc']:.3f}", file=sys.stderr, flush=True)
-    result = {
-        "archive": archive.path.name,
+            names = {aggregate: f"{model}, L = {length}, {aggregate}" for aggregate in AGGREGATES}
+            done = min(len(detectors.get(name, {"runs": []})["runs"]) for name in names.values())
+            members = run.members(model, length) if done < run.settings.seeds else ()
+            for seed, params in enumerate(members):
+                if seed >= done:
+                    detector = DETECTORS[model].of_trained(run.shape(model, length), params, false_alarm_rate=FAR)
+                    for aggregate, figures in judge(detector, run, benchmark).items():
+                        about = {"model": model, "length": length, "aggregate": aggregate}
+                        keep(names[aggregate], {"seed": seed, **figures}, **about)
+                    save()
+        if "stide" not in detectors:
+            keep("stide", benchmark.summaries(Stide().fit(benchmark.train).decision_function(benchmark.traces)))
+            save()
+        if MODEL.value and not any(name.startswith(LANGUAGE_MODEL) for name in detectors):
+            for name, scores in language_model_scores(archive, benchmark).items():
+                keep(name, benchmark.summaries(scores), model=pathlib.Path(MODEL.value).name)
+            save()
+    print(f"results: {path}")
+
+
+def begun(path: pathlib.Path, archive: TraceArchive, run: study.Study, benchmark: Benchmark) -> dict[str, Any]:
+    """The results so far, if an earlier run judged the same traces with the same models; or the head of new ones."""
+    head = {
+        **run.description(),
         "notice": archive.notice,
-        "language_model": pathlib.Path(MODEL.value).name if MODEL.value else None,
         "traces": {"train": len(benchmark.train), **benchmark.counts},
         "data": data.fingerprint(benchmark.traces),
-        "detectors": {**detectors, **others(archive, benchmark)},
-        "environment": provenance.environment(),
     }
-    path = output / f"detection-{archive.path.stem}.json"
-    files.write_text(path, json.dumps(result, indent=1) + "\n")
-    print(f"results: {path}")
+    if path.exists():
+        earlier = study.read_results(path, "detection")
+        if all(earlier.get(name) == json.loads(json.dumps(value)) for name, value in head.items()):
+            return earlier
+    return {**head, "environment": provenance.environment(), "detectors": {}}
 
 
 def judge(detector: WindowDetector, run: study.Study, benchmark: Benchmark) -> dict[str, dict[str, Any]]:
@@ -107,19 +134,15 @@ def judge(detector: WindowDetector, run: study.Study, benchmark: Benchmark) -> d
     return found
 
 
-def others(archive: TraceArchive, benchmark: Benchmark) -> dict[str, dict[str, Any]]:
-    """What the two are compared with: STIDE, and a language model's members and ensemble."""
-    scores = {"stide": Stide().fit(benchmark.train).decision_function(benchmark.traces)}
-    if MODEL.value:
-        model = store.load(pathlib.Path(MODEL.value))
-        detector = LanguageModelDetector.load(model)
-        members = detector.member_scores(benchmark.traces.translate(data.translation(model, archive)))
-        names = [f"language model {name}" for name in detector.scorer.names]
-        scores |= dict(zip(names, members, strict=True))
-        if len(members) > 1:
-            method = ensemble.METHODS[0]
-            scores["language model, ensemble"] = detector.calibration.combine(members, method)
-    return {name: {"runs": [benchmark.summaries(np.asarray(values))]} for name, values in scores.items()}
+def language_model_scores(archive: TraceArchive, benchmark: Benchmark) -> dict[str, np.ndarray]:
+    """The scores `[N]` of a language model's members, and of their ensemble if there are several."""
+    model = store.load(pathlib.Path(MODEL.value))
+    detector = LanguageModelDetector.load(model)
+    members = detector.member_scores(benchmark.traces.translate(data.translation(model, archive)))
+    scores = {f"{LANGUAGE_MODEL} {name}": s for name, s in zip(detector.scorer.names, members, strict=True)}
+    if len(members) > 1:
+        scores[f"{LANGUAGE_MODEL}, ensemble"] = detector.calibration.combine(members, ensemble.METHODS[0])
+    return scores
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def of_archive(training_file: pathlib.Path, detection_file: pathlib.Path) -> lis
         "Exact is the paper's accuracy: windows predicted (reconstructed) exactly / windows, on normal traces; beside "
         "it calls predicted / calls. The loss is in nats per call; training figures are averages over the best epoch, "
         "while it learns. The AUC tells attacks from normal traces, by a trace's mean, by its highest 60 calls, and "
-        "for single windows; false alarms and detections are those at the threshold that held-out traces set for 1 %. The "
+        "for single windows; false alarms and detections are those at the threshold from held-out traces for 1 %. The "
         "paper's figures are for traces of its own.",
         "",
         "| model | L | loss, held out | exact, training | exact, held out | calls, held out | AUC, mean | "
