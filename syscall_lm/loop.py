@@ -143,14 +143,9 @@ def train(
     """
     steps_an_epoch = sum(1 for _ in objective.plans(epoch=0))
     total_steps = optimisation.epochs * steps_an_epoch
-    optimizer = _optimizer(optimisation, total_steps)
-    keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(optimisation.seed), number))(
-        jnp.array(member_numbers)
-    )
-    step = jax.jit(_make_step(objective, optimizer, keys), donate_argnums=0)
-
+    initial, step = begin(objective, member_numbers, optimisation, total_steps)
     checkpoints = Checkpoints(workdir, checkpoint_seconds)
-    state, history = checkpoints.restore(_initial_state(objective, keys, optimizer))
+    state, history = checkpoints.restore(initial)
     bar = tqdm.tqdm(total=total_steps, desc=objective.name, unit="step", disable=None if progress else True)
     bar.update(int(state["step"]))
     with bar, checkpoints:
@@ -191,6 +186,22 @@ def train(
             log(history)
         bar.total = bar.n
     return Trained(state["best"], np.asarray(state["best_nll"]), len(history), history)
+
+
+def begin(
+    objective: Objective, member_numbers: Sequence[int], optimisation: Optimisation, total_steps: int
+) -> tuple[dict[str, Any], Callable[[dict[str, Any], Any], dict[str, Any]]]:
+    """Prepares M members.
+
+    Returns:
+      the state before the first step, and the compiled step of all members, from a state (which it uses up) and a
+      minibatch to the next state.
+    """
+    optimizer = _optimizer(optimisation, total_steps)
+    seed = jax.random.key(optimisation.seed)
+    keys = jax.vmap(lambda number: jax.random.fold_in(seed, number))(jnp.array(member_numbers))
+    step = jax.jit(_make_step(objective, optimizer, keys), donate_argnums=0)
+    return _initial_state(objective, keys, optimizer), step
 
 
 def _optimizer(optimisation: Optimisation, total_steps: int) -> optax.GradientTransformation:
