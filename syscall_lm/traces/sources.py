@@ -284,7 +284,7 @@ class _Opener:
             return
         for info in archive.infolist():
             name = info.filename.encode("utf-8", "surrogateescape")
-            if info.is_dir():
+            if name.endswith(b"/"):  # a folder; `is_dir` fails for an empty name
                 continue
             if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
                 self._skipped["link or special file in an archive"] += 1

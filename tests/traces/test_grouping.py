@@ -131,15 +131,15 @@ def test_ids_stay_distinct_when_there_are_too_many_to_remember(monkeypatch):
 
 
 @pytest.mark.slow
-def test_memory_stays_flat_over_a_million_processes():
+def test_memory_stays_flat_over_many_processes():
     group, counters = make("process")
     tracemalloc.start()
     traces = 0
-    for start in range(0, 1_000_000, 10_000):
+    for start in range(0, 200_000, 10_000):
         for pid in range(start, start + 10_000):
             group.call(0, pid)
         traces += sum(1 for _ in group.settle(10_000))
     traces += sum(1 for _ in group.finish())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert traces == 1_000_000 and peak < 150e6
+    assert traces == 200_000 and peak < 150e6

@@ -77,10 +77,8 @@ def read(source: Source, vocabulary: Vocabulary | NamesSeen, options: Options, c
         if evil is not None:
             trace.attack = evil or bool(trace.attack)
 
-    if source.head.lstrip()[:1] == b"{":
-        blocks = json_lines.blocks(source, counters)
-    else:
-        blocks = _rows(source, counters)
+    is_table = _COLUMNS <= set(csv_rows.header(source.head))
+    blocks = _rows(source, counters) if is_table else json_lines.blocks(source, counters)
     for block in blocks:
         for record in block:
             if "eventName" in record:

@@ -2,6 +2,7 @@
 
 import collections
 import io
+import itertools
 import json
 import re
 import struct
@@ -403,3 +404,18 @@ def test_a_pid_that_comes_back_after_an_exit_is_another_trace(read, render):
     traces, _, names = read(name, render(events))
     assert names == [["read", "exit_group"], ["write", "exit_group"]]
     assert [trace.id for trace in traces] == ["capture:7", "capture:7#2"]
+
+
+def test_a_file_of_several_formats_is_read_as_the_one_that_is_named(read):
+    events = [(7, 7, "a", "read"), (7, 8, "a", "write")] * 20
+    renderers = [sysdig, auditd, tracee, perf_trace, bpftrace, text_lines]
+    rows = [render(events).splitlines(keepends=True) for render in renderers]
+    mixed = b"".join(row for group in itertools.zip_longest(*rows, fillvalue=b"") for row in group)
+    assert list(readers.recognise("x", mixed)) == []
+    for render in renderers:
+        name = next(name for name, own in RENDERERS.items() if render in own)
+        _, counters, names = read(name, mixed)
+        if name != "text_lines":  # every line is words
+            assert sorted(names) == sorted(read(name, render(events))[2])
+            noise = readers.reader(name).NOISE
+            assert sum(n for reason, n in counters.skipped.items() if reason not in noise) > 100
