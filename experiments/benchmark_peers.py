@@ -127,7 +127,7 @@ class Flax:
 
         def step(params, state, key, inputs, targets):
             def loss(params):
-                return model.apply({"params": params}, inputs, targets, True, rngs={"dropout": key}).mean()
+                return jnp.mean(model.apply({"params": params}, inputs, targets, True, rngs={"dropout": key}))  # type: ignore[arg-type]
 
             updates, state = adam.update(jax.grad(loss)(params), state, params)
             return optax.apply_updates(params, updates), state

@@ -72,31 +72,31 @@ class Objective(Protocol):
     @property
     def sums(self) -> tuple[str, ...]: ...  # noqa: D102
 
-    def initialise(self, key: Array) -> Params:
+    def initialise(self, key: Array, /) -> Params:
         """Fresh parameters of one member."""
         ...
 
-    def initial_carry(self, params: Params) -> Any:
+    def initial_carry(self, params: Params, /) -> Any:
         """What one member carries from minibatch to minibatch within an epoch, at its beginning; None for nothing."""
         ...
 
-    def plans(self, epoch: int) -> Iterable[np.ndarray]:
+    def plans(self, epoch: int, /) -> Iterable[np.ndarray]:
         """The epoch's minibatches, as numbers; how many there are must not depend on the epoch."""
         ...
 
-    def gather(self, plan: np.ndarray) -> Any:
+    def gather(self, plan: np.ndarray, /) -> Any:
         """The minibatch of a plan: a tree of arrays, whose `mask` is true at the calls that are learned from."""
         ...
 
-    def loss(self, params: Params, key: Array, carry: Any, batch: Any) -> tuple[Array, tuple[dict[str, Array], Any]]:
+    def loss(self, params: Params, key: Array, carry: Any, batch: Any, /) -> tuple[Array, tuple[dict[str, Array], Any]]:
         """What one member minimises, and beside it the sums and the carry for the next minibatch."""
         ...
 
-    def evaluate(self, params: Params) -> dict[str, np.ndarray]:
+    def evaluate(self, params: Params, /) -> dict[str, np.ndarray]:
         """The sums over the held-out data, each float64 `[M]`, of members stacked along a leading axis M."""
         ...
 
-    def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def metrics(self, sums: Mapping[str, np.ndarray], /) -> dict[str, np.ndarray]:
         """What the history tells of sums `[M]`: "nll" in nats per call, which decides when to stop, and any others."""
         ...
 
@@ -141,7 +141,7 @@ def train(
     Raises:
       SyscallLMError: a loss that is not finite, or a damaged checkpoint.
     """
-    steps_an_epoch = sum(1 for _ in objective.plans(epoch=0))
+    steps_an_epoch = sum(1 for _ in objective.plans(0))
     total_steps = optimisation.epochs * steps_an_epoch
     initial, step = begin(objective, member_numbers, optimisation, total_steps)
     checkpoints = Checkpoints(workdir, checkpoint_seconds)

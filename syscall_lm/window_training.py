@@ -138,7 +138,7 @@ class WindowPrediction:
 
     def evaluate(self, params: Params) -> dict[str, np.ndarray]:
         """See `loop.Objective`."""
-        totals = dict.fromkeys(self.sums, np.zeros(1))
+        totals: dict[str, np.ndarray] = {name: np.zeros(1) for name in self.sums}
         for plan in in_batches(np.arange(len(self._held_out)), HELD_OUT_BATCH):
             sums = self._judge(params, self._held_out.gather(plan))
             totals = {name: totals[name] + np.asarray(sums[name], np.float64) for name in self.sums}

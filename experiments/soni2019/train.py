@@ -79,11 +79,11 @@ def main(argv: list[str]) -> None:
         print(
             f"{archive.path.name}: {result['windows']:,} windows to learn from, {result['held_out_windows']:,} held out"
         )
+        path = pathlib.Path(OUTPUT.value) / f"training-{archive.path.stem}.json"
         for length in map(int, LENGTHS.value):
             for model in MODELS.value:
                 trained = run.trained(model, length, log=lambda rows: tqdm.tqdm.write(_progress(rows[-1])))
                 result["runs"].append(_summary(model, length, trained))
-                path = pathlib.Path(OUTPUT.value) / f"training-{archive.path.stem}.json"
                 files.write_text(path, json.dumps(result, indent=1) + "\n")
     print(f"results: {path}")
 

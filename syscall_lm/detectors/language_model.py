@@ -102,9 +102,7 @@ class TrainedMember(Detector):
         return scoring.means(self.surprisal(traces), traces)
 
 
-def calibrate(
-    scorer: scoring.Scorer, train: Sequences, held_out: Sequences, source: str
-) -> ensemble.Calibration:
+def calibrate(scorer: scoring.Scorer, train: Sequences, held_out: Sequences, source: str) -> ensemble.Calibration:
     """Scores normal training and held-out traces for a calibration."""
     train_scores, held_out_scores = (scoring.means(scorer.surprisal(part), part) for part in (train, held_out))
     return ensemble.Calibration.from_scores(train_scores, held_out_scores, source)

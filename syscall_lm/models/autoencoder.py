@@ -35,7 +35,7 @@ import jax.numpy as jnp
 
 from syscall_lm.models import lstm
 from syscall_lm.traces.windows import Batch
-from syscall_lm.types import Array, Params
+from syscall_lm.types import Array, HostArray, Params
 
 NAME = "autoencoder"
 
@@ -93,7 +93,7 @@ def _glorot(key: Array, size: tuple[int, ...], inputs: int) -> Array:
 def initialise(key: Array, shape: Shape) -> Params:
     """Fresh parameters of one model."""
     ids = jnp.zeros((shape.length, 1), jnp.int32)
-    return Autoencoder(shape).init(key, Batch(ids, ids, ids == 0))["params"]
+    return dict(Autoencoder(shape).init(key, Batch(ids, ids, ids == 0))["params"])
 
 
 def fold(params: Params) -> Params:
@@ -101,7 +101,7 @@ def fold(params: Params) -> Params:
     return params
 
 
-def encode(params: Params, calls: Array) -> Array:
+def encode(params: Params, calls: HostArray) -> Array:
     """The code of windows: int `[L, B]` to `[B, K]`."""
     rows = params["w_code"][jnp.arange(len(calls))[:, None], calls]  # [L, B, K]
     return rows.sum(0) + params["b_code"]

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from syscall_lm.kernels import lstm as lstm_kernel
 from syscall_lm.models import lstm
 from syscall_lm.traces.windows import Batch
-from syscall_lm.types import Array, Params
+from syscall_lm.types import Array, HostArray, Params
 
 State = tuple[Array, Array]  # (c, h), each [B, H]
 NAME = "encoder-decoder"
@@ -81,7 +81,7 @@ def _layer(key: Array, cells: int) -> Params:
 def initialise(key: Array, shape: Shape) -> Params:
     """Fresh parameters of one model."""
     ids = jnp.zeros((1, 1), jnp.int32)
-    return EncoderDecoder(shape).init(key, Batch(ids, ids, ids == 0))["params"]
+    return dict(EncoderDecoder(shape).init(key, Batch(ids, ids, ids == 0))["params"])
 
 
 def fold(params: Params) -> Params:
@@ -99,7 +99,7 @@ def _zeros(folded: Params, lanes: int) -> State:
     return jnp.zeros((lanes, cells)), jnp.zeros((lanes, cells))
 
 
-def encode(folded: Params, before: Array) -> State:
+def encode(folded: Params, before: HostArray) -> State:
     """The encoder's state after the calls `before`, int `[L, B]`."""
     encoder = folded["encoder"]
     never = jnp.zeros(before.shape, bool)

@@ -155,9 +155,7 @@ def step(folded: Params, state: State, inputs: HostArray, reset: HostArray) -> t
     return after, x
 
 
-def score(
-    folded: Params, state: State, inputs: HostArray, targets: HostArray, reset: HostArray
-) -> tuple[State, Array]:
+def score(folded: Params, state: State, inputs: HostArray, targets: HostArray, reset: HostArray) -> tuple[State, Array]:
     """Surprisal of every call of a tile; the head stays inside the scan, so that `[T, B, V]` never exists.
 
     Args:

@@ -11,6 +11,7 @@ import numpy as np
 
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.traces.trace import Sequences
+from syscall_lm.types import HostArray
 
 
 class Batch(NamedTuple):
@@ -22,9 +23,9 @@ class Batch(NamedTuple):
       mask: bool, false where the trace has ended.
     """
 
-    before: np.ndarray
-    calls: np.ndarray
-    mask: np.ndarray
+    before: HostArray
+    calls: HostArray
+    mask: HostArray
 
 
 class Windows:
