@@ -102,7 +102,8 @@ def members(stream: Readable) -> Iterator[Member]:
             if block[257:263] == b"ustar\0" and block[345:500].strip(b"\0"):
                 name = _text(block[345:500]) + b"/" + name
         if kind in REGULAR:
-            found = "folder" if name.endswith(b"/") else "file"
+            # Before POSIX a folder was a file whose name ends so; since then such a file is one, and has content.
+            found = "folder" if kind == b"\0" and name.endswith(b"/") else "file"
         else:
             found = "folder" if kind in b"5D" else KINDS.get(kind, "special member")
         if found == "folder" or kind in b"123456":

@@ -156,6 +156,7 @@ safe_names = names.filter(lambda name: ".." not in name.split("/") and not name.
 
 
 @settings(deadline=None)
+@example([("0/", b"\1")], 0)
 @given(st.lists(st.tuples(safe_names, st.binary(max_size=1500)), max_size=6), st.sampled_from([0, 1, 2]))
 def test_tar_stream_agrees_with_tarfile(members, format):
     try:
@@ -168,7 +169,7 @@ def test_tar_stream_agrees_with_tarfile(members, format):
             found.append((member.name.decode(), whole(member)))
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         expected = [(info.name, whole(tar.extractfile(info))) for info in tar if info.isreg()]
-    assert [(name.rstrip("/"), data) for name, data in found] == expected
+    assert found == expected
 
 
 def test_members_that_point_elsewhere_are_skipped_and_counted(tmp_path):
