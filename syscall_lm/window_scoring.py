@@ -1,7 +1,10 @@
 """Scoring by windows: the surprisal of every call under models that read windows, batch and streaming.
 
-Traces are cut into windows of L calls without overlap, so that every call is scored once. That is also what a stream
-can do with carried state at the cost of one step per call: batch and stream give the same numbers (tested).
+Traces are cut into windows of L calls without overlap, so that every call is scored once. A stream does the same with
+carried state, at the cost of one step per call: each window is read by the encoder while the one before it is decoded.
+Batch and stream give the same numbers, call by call, window by window and trace by trace (tested). What a stream does
+not give are the scores of overlapping windows, as training uses them: with stride s they would need L / s encoders and
+decoders side by side, and L / s steps per call.
 """
 
 import functools
