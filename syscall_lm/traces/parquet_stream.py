@@ -49,7 +49,8 @@ def stream(path: str, name: str, columns: str) -> Iterator[pa.RecordBatch | int]
     Raises:
       SyscallLMError: the file is damaged, claims impossible sizes, or lacks the columns.
     """
-    command = [sys.executable, "-m", "syscall_lm.traces.parquet_stream", path, name, columns]
+    # -P: nothing is imported from the current folder, which may be the captures'.
+    command = [sys.executable, "-P", "-m", "syscall_lm.traces.parquet_stream", path, name, columns]
     with tempfile.TemporaryFile() as told:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=told)
         rows = 0
