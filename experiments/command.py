@@ -22,13 +22,11 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 
 def _exit_code(main: Callable[[list[str]], None], argv: list[str]) -> int:
-    module = sys.modules[main.__module__]
-    if any(argument in ("--help", "-h", "-help") for argument in argv[1:]):
-        print(_help(module))
-        return 0
     try:
-        arguments = flags.FLAGS(argv)[1:]
-        main(arguments)
+        if any(argument in ("--help", "-h", "-help") for argument in argv[1:]):
+            print(_help(sys.modules[main.__module__]))
+        else:
+            main(flags.FLAGS(argv)[1:])
         sys.stdout.flush()
     except flags.Error as error:
         return _complain(str(error).replace("\n", " "))
