@@ -87,7 +87,10 @@ def main(argv: list[str]) -> None:
         if "stide" not in detectors:
             keep("stide", benchmark.summaries(Stide().fit(benchmark.train).decision_function(benchmark.traces)))
             save()
-        if MODEL.value and not any(name.startswith(LANGUAGE_MODEL) for name in detectors):
+        compared = {name: detectors[name]["model"] for name in detectors if name.startswith(LANGUAGE_MODEL)}
+        if MODEL.value and set(compared.values()) != {pathlib.Path(MODEL.value).name}:
+            for name in compared:
+                del detectors[name]
             for name, scores in language_model_scores(archive, benchmark).items():
                 keep(name, benchmark.summaries(scores), model=pathlib.Path(MODEL.value).name)
             save()
