@@ -81,6 +81,7 @@ def of_archive(training_file: pathlib.Path, detection_file: pathlib.Path) -> lis
     lines += [f"| {WINDOWS_TRACES} | | | | | | | | | | see above |", ""]
     if detection is None:
         return lines
+    lines += [conclusion(training, detection), ""]
     traces = detection["traces"]
     detectors = detection["detectors"]
     lines += [
@@ -91,6 +92,24 @@ def of_archive(training_file: pathlib.Path, detection_file: pathlib.Path) -> lis
         *("", "### AUC by attack family, all normal traces", "", *comparison.family_rows(detectors), ""),
     ]
     return lines
+
+
+def conclusion(training: dict[str, Any], detection: dict[str, Any]) -> str:
+    """Which model is most accurate on normal windows, and which is best at detecting."""
+    found = []
+    for run in training["runs"]:
+        judged = detection["detectors"].get(f"{run['model']}, L = {run['length']}, mean")
+        if judged:
+            accuracy = np.mean([best["held_out_window_accuracy"] for best in run["best"]])
+            auc = np.mean([one["all"]["auc"] for one in judged["runs"]])
+            found.append((accuracy, auc, f"the {run['model']} of L = {run['length']}"))
+    if not found:
+        return ""
+    accurate, best = max(found), max(found, key=lambda row: row[1])
+    return (
+        f"Most accurate on held-out normal windows: {accurate[2]} ({100 * accurate[0]:.1f} % exact), with an AUC of "
+        f"{accurate[1]:.3f}. Best at detecting: {best[2]}, AUC {best[1]:.3f}, with {100 * best[0]:.1f} % exact."
+    )
 
 
 def detected(detection: dict[str, Any] | None, model: str, length: int) -> list[str]:
