@@ -21,6 +21,8 @@ import jax.numpy as jnp
 
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.kernels import lstm as lstm_kernel
+from syscall_lm.kernels.nll import nll
+from syscall_lm.kernels.projection import project
 from syscall_lm.types import Array, HostArray, Params
 
 State = list[tuple[Array, Array]]  # (c, h) of every layer, each [B, H]
@@ -94,7 +96,7 @@ def run(
     h = params["embedding"][inputs]
     for number, layer in enumerate(_layers(params)):
         h = _drop(h, dropout_key, number, dropout)
-        x = h @ layer["w_ih"] + layer["b"]
+        x = project(h, layer["w_ih"]) + layer["b"]
         h, carry = lstm_kernel.lstm(x, layer["w_hh"], reset, state[number])
         after.append(carry)
     return _drop(h, dropout_key, len(after), dropout), after
@@ -114,9 +116,7 @@ def logits(params: Params, h: Array) -> Array:
 
 def negative_log_likelihood(params: Params, h: Array, targets: HostArray) -> Array:
     """-log P(target | calls before it) in nats, for h `[..., H]` and int targets `[...]` (Kim et al., eq. 1)."""
-    scores = logits(params, h)
-    chosen = jnp.take_along_axis(scores, targets[..., None], -1)[..., 0]
-    return jax.nn.logsumexp(scores, axis=-1) - chosen
+    return nll(h, params["w_out"], params["b_out"], targets)
 
 
 def fold(params: Params) -> Params:
