@@ -32,7 +32,7 @@ def cell(gates: jax.Array, c: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _tanh(gates):
-    """tanh of the pre-activations, of their halves for i, f and o; tanh(z) = 2 sigmoid(2 z) - 1."""
+    """The tanh of pre-activations, of their halves for i, f and o; tanh(z) = 2 sigmoid(2 z) - 1."""
     cells = gates.shape[-1] // 4
     half = jnp.full(cells, 0.5, gates.dtype)
     return jnp.tanh(gates * jnp.concatenate([half, half, jnp.ones(cells, gates.dtype), half]))
