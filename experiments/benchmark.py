@@ -3,62 +3,45 @@
   pip install -e '.[bench]'
   syscall-lm benchmark --output=results/benchmark --archive=adfa.parquet
 
+Cases: `scoring` and `training` (fixed shapes), `seeds` (three members together), `archive` (real lengths, end to end),
+`members` (1 to 32), `sweep` (lanes and steps of a tile), `devices` (how many CPU devices the cores are split into) and
+`start` (from the command to the first score, with and without a persistent compilation cache).
+
 Every implementation of a case runs in turn, several rounds; a row holds medians of real (unpadded) calls per second,
 the ratio to each peer, and the fraction of the floor: the model's floating-point operations per call over the
 matrix-multiply rate that was measured between the rounds. PyTorch runs at its best of several batch shapes. First calls
-(compilation) are timed apart. Machines are shared and noisy: quote ratios, and absolute speeds on a GPU only. It takes
-about ten minutes on two cores; close everything else.
+(compilation) are timed apart, and the process's peak memory during them noted. Machines are shared and noisy: quote
+ratios, and absolute speeds on a GPU only. It takes about ten minutes on two cores; close everything else.
 """
 
-import dataclasses
+import functools
 import json
 import pathlib
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
 
-from syscall_lm import files, loop, scoring, training
+from syscall_lm import files
 from syscall_lm.errors import SyscallLMError
-from syscall_lm.experiments import command, provenance
-from syscall_lm.experiments.benchmark_peers import Flax, Peer, Torch
-from syscall_lm.models import language_model, lstm
-from syscall_lm.models.store import Member
+from syscall_lm.experiments import benchmark_cases, benchmark_figure, benchmark_processes, command, provenance
+from syscall_lm.experiments.benchmark_cases import Contender, V
+from syscall_lm.models import lstm
+from syscall_lm.reports import figures
 from syscall_lm.traces.archive import TraceArchive
-from syscall_lm.traces.trace import Sequences
 
 OUTPUT = flags.DEFINE_string("output", None, "directory for benchmark.json and table.md", required=True)
 ARCHIVE = flags.DEFINE_string("archive", "", "trace archive for the cases of real lengths; empty leaves them out")
 SHAPES = flags.DEFINE_list("shapes", ["1x200", "1x400", "2x400"], "language models to measure")
 ROUNDS = flags.DEFINE_integer("rounds", 7, "how often each implementation runs", lower_bound=1)
+CASES = flags.DEFINE_list(
+    "cases", ["scoring", "training", "seeds", "archive", "members", "sweep", "devices", "start"], "what to measure"
+)
 THREADS = flags.DEFINE_list("torch_threads", ["1", "2"], "PyTorch's thread counts to choose the best of")
-
-V = 342
-SCORING_CALLS = 2**15
-TRAINING_CALLS = 2**12
-SCORING_LANES, TRAINING_LANES = 128, 64
-TORCH_LANES = (16, 64, 128)  # at its best of these
-PADDED_LANES = (8, 16, 32)
-
-
-@dataclasses.dataclass
-class Contender:
-    """One implementation of a case: a function to time, and the real calls that it works through."""
-
-    name: str
-    run: Callable[[], object]
-    calls: int
-    seconds: list[float] = dataclasses.field(default_factory=list)
-    first: float = 0.0
-
-    @property
-    def speed(self) -> float:
-        """Real calls per second, median."""
-        return self.calls / statistics.median(self.seconds)
 
 
 def main(argv: list[str]) -> None:
@@ -67,45 +50,70 @@ def main(argv: list[str]) -> None:
         raise SyscallLMError(f"benchmark takes flags only; what is {argv[0]!r}?")
     shapes = [lstm.Shape.parse(text, V) for text in SHAPES.value]
     output = pathlib.Path(OUTPUT.value)
-    cases: list[tuple[str, lstm.Shape, Callable[[], list[Contender]]]] = []
-    for shape in shapes:
-        cases.append((f"scoring {shape}, fixed shape", shape, lambda shape=shape: fixed_scoring(shape)))
-        cases.append((f"training {shape}, fixed shape", shape, lambda shape=shape: fixed_training(shape)))
-    cases.append((f"training three {shapes[0]}", shapes[0], lambda: three_seeds(shapes[0])))
-    if ARCHIVE.value:
-        traces = TraceArchive(ARCHIVE.value).read().calls
-        if traces.calls.max() >= V:
-            raise SyscallLMError(f"{ARCHIVE.value}: the benchmark's vocabulary has {V} ids; use an ADFA-LD archive")
-        cases.append(
-            (
-                f"scoring all of {pathlib.Path(ARCHIVE.value).name}, {shapes[0]}",
-                shapes[0],
-                lambda: archive(shapes[0], traces),
-            )
-        )
     rows: list[dict[str, Any]] = []
-    for name, shape, contenders in cases:
-        # A whole archive takes PyTorch half a minute; two rounds must do.
-        rows += measure(name, shape, contenders(), min(2, ROUNDS.value) if "all of" in name else ROUNDS.value)
+    for name, shape, contenders, rounds in _cases(shapes):
+        rows += measure(name, shape, contenders(), rounds)
         result = {"environment": provenance.environment(), "rounds": ROUNDS.value, "rows": rows}
         files.write_text(output / "benchmark.json", json.dumps(result, indent=1) + "\n")
         files.write_text(output / "table.md", table_of(result))
         print(table_of({**result, "rows": [row for row in rows if row["case"] == name]}), flush=True)
+    drawing = benchmark_figure.roofline(rows, benchmark_cases.SCORING_LANES, V)
+    if drawing is not None:
+        with files.complete_file(output / "roofline.png") as temporary:
+            figures.save(drawing, temporary)
+
+
+Case = tuple[str, lstm.Shape, Callable[[], list[Contender]], int]
+
+
+def _cases(shapes: Sequence[lstm.Shape]) -> list[Case]:
+    """Name, shape, what makes the contenders, and rounds of every case that is asked for."""
+    threads = [int(count) for count in THREADS.value]
+    rounds, few = ROUNDS.value, min(2, ROUNDS.value)  # what takes a process or half a minute is repeated less
+    first = shapes[0]
+    cases: dict[str, list[Case]] = {name: [] for name in CASES.default}
+    for shape in shapes:
+        for work, make in (("scoring", benchmark_cases.fixed_scoring), ("training", benchmark_cases.fixed_training)):
+            contenders = functools.partial(make, shape, threads)
+            cases[work].append((f"{work} {shape}, fixed shape", shape, contenders, rounds))
+    cases["seeds"] = [(f"training three {first}", first, lambda: benchmark_cases.three_seeds(first), rounds)]
+    if ARCHIVE.value:
+        traces = TraceArchive(ARCHIVE.value).read().calls
+        if traces.calls.max() >= V:
+            raise SyscallLMError(f"{ARCHIVE.value}: the benchmark's vocabulary has {V} ids; use an ADFA-LD archive")
+        name = f"scoring all of {pathlib.Path(ARCHIVE.value).name}, {first}"
+        cases["archive"] = [(name, first, lambda: benchmark_cases.archive(first, traces, threads), few)]
+    cases["members"] = [(f"scoring, members of {first}", first, lambda: benchmark_cases.members(first), few)]
+    cases["sweep"] = [(f"scoring {first}, tiles", first, lambda: benchmark_cases.sweep(first), few)]
+    cases["devices"] = [
+        (f"{work} {first}, CPU devices", first, lambda work=work: benchmark_processes.devices(work, first), few)
+        for work in ("scoring", "training")
+    ]
+    cases["start"] = [(f"start to first score, {first}", first, lambda: benchmark_processes.start(first), few)]
+    for name in CASES.value:
+        if name not in cases:
+            raise SyscallLMError(f"--cases={name}: there are {', '.join(cases)}")
+    return [case for name in CASES.value for case in cases[name]]
 
 
 def measure(case: str, shape: lstm.Shape, contenders: list[Contender], rounds: int) -> list[dict[str, Any]]:
     """Runs the contenders in turn; one row each, ours first."""
-    rates = []
+    rates, bandwidths = [], []
+    peaks = {}
     for contender in contenders:
+        _forget_peak_memory()
         start = time.perf_counter()
         contender.run()
         contender.first = time.perf_counter() - start
+        peaks[contender.name] = _peak_memory()
     for _ in range(rounds):
         rates.append(matrix_rate())
+        bandwidths.append(memory_rate())
         for contender in contenders:
             start = time.perf_counter()
-            contender.run()
-            contender.seconds.append(time.perf_counter() - start)
+            own = contender.run()
+            # A contender in a process of its own tells how long the work took there.
+            contender.seconds.append(own if isinstance(own, float) else time.perf_counter() - start)
     rate = statistics.median(rates)
     flops = shape.flops_per_call * (3 if "training" in case else 1)
     ours = contenders[0].speed
@@ -116,15 +124,35 @@ def measure(case: str, shape: lstm.Shape, contenders: list[Contender], rounds: i
             "rounds": rounds,
             "implementation": contender.name,
             "calls_per_second": contender.speed,
+            "median_seconds": statistics.median(contender.seconds),
             "spread": [contender.calls / max(contender.seconds), contender.calls / min(contender.seconds)],
             "ours_over_this": ours / contender.speed,
             "ours_over_best_torch": ours / best_torch if best_torch and contender is contenders[0] else None,
             "fraction_of_floor": contender.speed * flops / rate,
             "matrix_rate_gflops": rate / 1e9,
+            "memory_gigabytes_per_second": statistics.median(bandwidths) / 1e9,
             "first_seconds": contender.first,
+            "peak_memory_mib": peaks[contender.name],
         }
         for contender in contenders
     ]
+
+
+def _forget_peak_memory() -> None:
+    """Makes the kernel count the process's peak memory from now (Linux, proc(5): clear_refs)."""
+    try:
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass  # then the peak is that of the whole run
+
+
+def _peak_memory() -> float | None:
+    """Peak resident memory in MiB, or None where the kernel does not tell."""
+    try:
+        status = pathlib.Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")), None)
 
 
 def matrix_rate() -> float:
@@ -138,104 +166,19 @@ def matrix_rate() -> float:
     return 5 * 2 * size**3 / (time.perf_counter() - start)
 
 
+def memory_rate() -> float:
+    """Bytes read and written per second by a copy larger than the caches, now."""
+    source = np.ones(2**25, np.float32)
+    target = np.empty_like(source)
+    start = time.perf_counter()
+    for _ in range(3):
+        np.copyto(target, source)
+    return 3 * 2 * source.nbytes / (time.perf_counter() - start)
+
+
 @jax.jit
 def _product(matrix: jax.Array) -> jax.Array:
     return matrix @ matrix
-
-
-def fixed_scoring(shape: lstm.Shape) -> list[Contender]:
-    """Traces of one length, `[T, B]`; every implementation scores the same number of calls on the same weights."""
-    params = language_model.initialise(jax.random.key(0), shape)
-    inputs, targets = random_calls(SCORING_CALLS // SCORING_LANES, SCORING_LANES)
-    scorer = scoring.Scorer([Member("ours", shape, params)], SCORING_LANES, len(inputs))
-    sequences = Sequences.from_list(targets.T)
-    expected = scorer.surprisal(sequences).reshape(targets.T.shape).T
-    contenders = [Contender("ours", lambda: scorer.surprisal(sequences), SCORING_CALLS)]
-
-    def add(name: str, peer: Peer, lanes: int) -> None:
-        np.testing.assert_allclose(peer.score(inputs, targets), expected, rtol=1e-4, atol=1e-4)
-        batches = [random_calls(SCORING_CALLS // SCORING_LANES, lanes, seed) for seed in range(SCORING_LANES // lanes)]
-        contenders.append(Contender(name, lambda: [peer.score(*batch) for batch in batches], SCORING_CALLS))
-
-    for threads in map(int, THREADS.value):
-        for lanes in TORCH_LANES:
-            add(f"torch, {lanes} traces, {threads} threads", Torch(shape, params, threads), lanes)
-    add("flax, 128 traces", Flax(shape, params), SCORING_LANES)
-    return contenders
-
-
-def fixed_training(shape: lstm.Shape) -> list[Contender]:
-    """One minibatch of 4,096 calls: forward, backward, clip, Adam, with dropout."""
-    params = language_model.initialise(jax.random.key(0), shape)
-    contenders = [Contender("ours", our_training(shape, 1), TRAINING_CALLS)]
-    for threads in map(int, THREADS.value):
-        for lanes in (16, TRAINING_LANES):
-            peer, batch = Torch(shape, params, threads), random_calls(TRAINING_CALLS // lanes, lanes)
-            name = f"torch, {lanes} x {TRAINING_CALLS // lanes}, {threads} threads"
-            contenders.append(Contender(name, lambda peer=peer, batch=batch: peer.train_step(*batch), TRAINING_CALLS))
-    flax, batch = Flax(shape, params), random_calls(TRAINING_CALLS // TRAINING_LANES, TRAINING_LANES)
-    contenders.append(Contender("flax, 64 x 64", lambda: flax.train_step(*batch), TRAINING_CALLS))
-    return contenders
-
-
-def three_seeds(shape: lstm.Shape) -> list[Contender]:
-    """Three members together, and one after another."""
-    alone = [our_training(shape, 1) for _ in range(3)]
-    return [
-        Contender("ours, together", our_training(shape, 3), 3 * TRAINING_CALLS),
-        Contender("ours, one after another", lambda: [step() for step in alone], 3 * TRAINING_CALLS),
-    ]
-
-
-def our_training(shape: lstm.Shape, members: int) -> Callable[[], object]:
-    """A function that makes one step of this project's training, as `train` does."""
-    _, targets = random_calls(TRAINING_CALLS // TRAINING_LANES, TRAINING_LANES)
-    sequences = Sequences.from_list(targets.T)
-    recipe = training.Recipe(minibatch_calls=TRAINING_CALLS, steps=len(targets))
-    objective = training.LanguageModelling(shape, recipe, sequences, sequences)
-    state, step = loop.begin(objective, range(members), recipe, 1000)
-    tile = objective.gather(next(iter(objective.plans(0))))
-
-    def run() -> None:
-        nonlocal state
-        state = jax.block_until_ready(step(state, tile))
-
-    return run
-
-
-def archive(shape: lstm.Shape, traces: Sequences) -> list[Contender]:
-    """All traces of an archive: ours packs lanes and scores identical traces once; PyTorch sorts by length and pads."""
-    params = language_model.initialise(jax.random.key(0), shape)
-    scorer = scoring.Scorer([Member("ours", shape, params)])
-    calls = len(traces.calls)
-    contenders = [Contender("ours, identical traces once", lambda: scorer.surprisal(traces), calls)]
-    for lanes in PADDED_LANES:
-        peer = Torch(shape, params, max(map(int, THREADS.value)))
-        name = f"torch, length-sorted, {lanes} traces"
-        contenders.append(Contender(name, lambda peer=peer, lanes=lanes: padded(peer, traces, lanes), calls))
-    return contenders
-
-
-def padded(peer: Peer, traces: Sequences, lanes: int) -> np.ndarray:
-    """Mean surprisal of each trace, in minibatches of similar length, padded to the longest."""
-    order = np.argsort(traces.lengths, kind="stable")
-    means = np.empty(len(traces))
-    for start in range(0, len(order), lanes):
-        chosen = order[start : start + lanes]
-        targets = np.zeros((traces.lengths[chosen].max(), len(chosen)), np.int64)
-        for lane, trace in enumerate(chosen):
-            targets[: traces.lengths[trace], lane] = traces[int(trace)]
-        inputs = np.concatenate([np.full((1, len(chosen)), V), targets[:-1]])
-        surprisal = peer.score(inputs, targets)
-        for lane, trace in enumerate(chosen):
-            means[trace] = surprisal[: traces.lengths[trace], lane].mean()
-    return means
-
-
-def random_calls(steps: int, lanes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and targets `[T, B]` of random traces."""
-    targets = np.random.default_rng(seed).integers(0, V, (steps, lanes))
-    return np.concatenate([np.full((1, lanes), V), targets[:-1]]), targets
 
 
 def table_of(result: dict[str, Any]) -> str:
@@ -245,14 +188,15 @@ def table_of(result: dict[str, Any]) -> str:
         "rounds; floor: FLOPs per call over the matrix-multiply rate of the same minutes (training: three times "
         "scoring's).",
         "",
-        "| case | implementation | calls/s | spread | ours / this | of the floor | first run |",
-        "|---|---|---|---|---|---|---|",
+        "| case | implementation | calls/s | spread | ours / this | of the floor | first run | peak memory |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:
         low, high = row["spread"]
         lines.append(
             f"| {row['case']} | {row['implementation']} | {row['calls_per_second']:,.0f} | {low:,.0f} to {high:,.0f} | "
-            f"{row['ours_over_this']:.2f} | {100 * row['fraction_of_floor']:.0f} % | {row['first_seconds']:.1f} s |"
+            f"{row['ours_over_this']:.2f} | {100 * row['fraction_of_floor']:.0f} % | {row['first_seconds']:.1f} s | "
+            f"{row['peak_memory_mib'] or 0:,.0f} MiB |"
         )
     return "\n".join(lines) + "\n"
 
