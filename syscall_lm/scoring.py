@@ -14,7 +14,7 @@ from syscall_lm.traces import packing
 from syscall_lm.traces.trace import Sequences
 from syscall_lm.types import Array, Params
 
-LANES = 128
+LANES = 256
 STEPS = 128
 TILES_IN_FLIGHT = 2  # the host prepares and unpacks tiles while the device computes others
 
