@@ -35,4 +35,5 @@ project.defvjp(_forward, _backward)
 
 def weight_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
     """The gradient of `w` in `x @ w`: `[..., D]` and `[..., G]` to `[D, G]`."""
-    return jnp.einsum("nd,ng->dg", x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1]))
+    leading = tuple(range(x.ndim - 1))  # not merged into one: lanes may lie on different devices, steps do not
+    return jnp.tensordot(x, dy, axes=(leading, leading))
