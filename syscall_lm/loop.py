@@ -154,7 +154,7 @@ def train(
     total_steps = optimisation.epochs * steps_an_epoch
     mesh = Mesh(len(member_numbers))
     initial, step = begin(objective, member_numbers, optimisation, total_steps, mesh)
-    end_epoch = jax.jit(_end_epoch, donate_argnums=0)
+    end_epoch = jax.jit(_end_epoch, donate_argnums=0, out_shardings=_layout(initial, mesh))
     checkpoints = Checkpoints(workdir, checkpoint_seconds)
     trim, pad = _portable(objective, mesh)
     saved, history = checkpoints.restore(trim(initial))
@@ -231,12 +231,18 @@ def begin(
         seed = jax.random.key(optimisation.seed)
         return jax.vmap(lambda number: jax.random.fold_in(seed, number))(np.array(member_numbers))
 
-    compiled = jax.jit(_make_step(objective, optimizer, keys, mesh), donate_argnums=0, static_argnames="lanes")
+    initial = _initial_state(objective, keys, optimizer, mesh)
+    compiled = jax.jit(
+        _make_step(objective, optimizer, keys, mesh),
+        donate_argnums=0,
+        static_argnames="lanes",
+        out_shardings=_layout(initial, mesh),
+    )
 
     def step(state: dict[str, Any], plan: np.ndarray) -> dict[str, Any]:
         return compiled(state, mesh.feed(objective.gather, plan), lanes=plan.shape[-1])
 
-    return _initial_state(objective, keys, optimizer, mesh), step
+    return initial, step
 
 
 def _optimizer(optimisation: Optimisation, total_steps: int) -> optax.GradientTransformation:
@@ -258,7 +264,7 @@ def _initial_state(
             "params": params,
             "optimizer": jax.vmap(optimizer.init)(params),
             "best": params,
-            "best_nll": jnp.full(members, jnp.inf),
+            "best_nll": jnp.full(members, jnp.inf, jnp.float32),
             "stale": jnp.zeros(members),  # epochs since the best
             "sums": {name: jnp.zeros(members) for name in objective.sums},  # over the epoch so far
             "step": jnp.int32(0),
@@ -268,12 +274,12 @@ def _initial_state(
         carry = jax.vmap(objective.initial_carry)(params)
         return state if carry is None else {**state, "carry": mesh.padded(carry)}
 
-    return jax.jit(build, out_shardings=_layout(jax.eval_shape(build), mesh, mesh.by_lane))()
+    return jax.jit(build, out_shardings=_layout(jax.eval_shape(build), mesh))()
 
 
-def _layout(state: Mapping[str, Any], mesh: Mesh, carry: Any) -> dict[str, Any]:
+def _layout(state: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
     """Where each part of a state lies; small things lie everywhere, so that every process can read them."""
-    places = {"params": mesh.by_member, "optimizer": mesh.by_member, "best": mesh.by_member, "carry": carry}
+    places = {"params": mesh.by_member, "optimizer": mesh.by_member, "best": mesh.by_member, "carry": mesh.by_lane}
     return {name: places.get(name, mesh.everywhere) for name in state}
 
 
@@ -290,7 +296,7 @@ def _portable(
         return lambda state: state, lambda state: state
     lanes = shapes[0].shape[0]
     cut = jax.jit(lambda carry: jax.tree.map(lambda leaf: leaf[:, :lanes], carry), out_shardings=mesh.by_member)
-    pad = jax.jit(mesh.padded)
+    pad = jax.jit(mesh.padded, out_shardings=mesh.by_lane)
     return lambda state: {**state, "carry": cut(state["carry"])}, lambda state: {**state, "carry": pad(state["carry"])}
 
 
