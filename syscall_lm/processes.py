@@ -147,15 +147,25 @@ def together() -> Iterator[None]:
         yield
         multihost_utils.sync_global_devices("done")
     except BaseException as error:
+        reason = _lost_connection(error)
         # Waiting for the others, as JAX does when it leaves, would keep all from ending.
-        interrupted = isinstance(error, jax.errors.JaxRuntimeError | Interrupted)
-        atexit.register(_leave, Interrupted.exit_code if interrupted else 2)
-        if isinstance(error, jax.errors.JaxRuntimeError):
+        atexit.register(_leave, Interrupted.exit_code if reason or isinstance(error, Interrupted) else 2)
+        if reason:
             raise Interrupted(
-                f"process {jax.process_index()} of {jax.process_count()} lost the others "
-                f"({str(error).strip().splitlines()[0][:200]}); start all again with the same command to go on"
+                f"process {jax.process_index()} of {jax.process_count()} lost the others ({reason}); "
+                "start all again with the same command to go on"
             ) from error
         raise
+
+
+def _lost_connection(error: BaseException | None) -> str:
+    """What an error says of a process that does not answer; empty if it is an error of another kind."""
+    while error is not None:
+        text = str(error).strip().split("\n")[0][:200]
+        if isinstance(error, jax.errors.JaxRuntimeError) or (type(error) is ValueError and "Gloo" in text):
+            return text
+        error = error.__cause__
+    return ""
 
 
 def _leave(code: int) -> NoReturn:
