@@ -30,6 +30,7 @@ from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, data, provenance
 from syscall_lm.models import lstm, store
 from syscall_lm.traces.archive import TraceArchive
+from syscall_lm.traces.trace import Sequences
 
 _DEFAULTS = training.Recipe()
 
@@ -56,7 +57,7 @@ FAR = flags.DEFINE_float("far", 0.01, "false alarm rate that the model card stat
 CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices",
     0,
-    "devices to make of this process's cores, if there is no accelerator; 0: one a core",
+    "devices to make of this process's cores, if there is no accelerator; 0: one a core, of at least 256 calls",
     lower_bound=0,
 )
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, which must be free there")
@@ -70,19 +71,22 @@ def main(argv: list[str]) -> None:
     if argv:
         raise SyscallLMError(f"train takes flags only; what is {argv[0]!r}?")
     archive = TraceArchive(ARCHIVE.value)
-    cores = len(os.sched_getaffinity(0))
-    processes.start(CPU_DEVICES.value or cores, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-    with processes.together():
-        _train(archive)
-
-
-def _train(archive: TraceArchive) -> None:
-    vocabulary = archive.vocabulary
-    shapes = [lstm.Shape.parse(member, vocabulary.size) for member in MEMBERS.value]
+    shapes = [lstm.Shape.parse(member, archive.vocabulary.size) for member in MEMBERS.value]
     if not shapes:
         raise SyscallLMError("--members: name at least one, like 1x200")
     train, held_out = data.training_traces(archive, HELD_OUT.value, SEED.value)
     recipe = _recipe(len(train.calls))
+    # Two devices on two cores train 1.0 to 1.2 times as fast as one, also with 256 calls each.
+    devices = min(len(os.sched_getaffinity(0)), max(1, recipe.minibatch_calls // 256))
+    processes.start(CPU_DEVICES.value or devices, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    with processes.together():
+        _train(archive, shapes, recipe, train, held_out)
+
+
+def _train(
+    archive: TraceArchive, shapes: list[lstm.Shape], recipe: training.Recipe, train: Sequences, held_out: Sequences
+) -> None:
+    vocabulary = archive.vocabulary
     configuration = {
         "members": [str(shape) for shape in shapes],
         **dataclasses.asdict(recipe),

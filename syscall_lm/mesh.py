@@ -75,10 +75,13 @@ class Mesh:
           the arrays, their lanes padded.
         """
         plan = np.pad(plan, [(0, 0)] * (plan.ndim - 1) + [(0, -plan.shape[-1] % self.columns)], constant_values=-1)
-        places = self._of_batch(plan.ndim).addressable_devices_indices_map(plan.shape)
-        own = {(index[-1].start, index[-1].stop): index[-1] for index in places.values()}
+        sharding = self._of_batch(plan.ndim)
+        places = {
+            device: index[-1] for device, index in sharding.addressable_devices_indices_map(plan.shape).items() if index
+        }
+        own = {(lanes.start, lanes.stop): lanes for lanes in places.values()}
         gathered = {key: gather(plan[..., lanes]) for key, lanes in own.items()}
-        parts = [gathered[index[-1].start, index[-1].stop] for index in places.values()]
+        parts = [gathered[lanes.start, lanes.stop] for lanes in places.values()]
         leaves = [jax.tree.leaves(jax.device_put(part, device)) for part, device in zip(parts, places, strict=True)]
 
         def whole(pieces: tuple[Array, ...]) -> Array:

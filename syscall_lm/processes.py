@@ -41,7 +41,8 @@ def start(
       num_processes, process_id: how many there are, and which one this is, from 0; needed with a coordinator.
 
     Raises:
-      SyscallLMError: flags that do not fit together, no connection, or processes with different numbers of devices.
+      SyscallLMError: flags that do not fit together, or processes with different numbers of devices.
+      Interrupted: the others did not come.
     """
     jax.config.update("jax_num_cpu_devices", cpu_devices)
     explicit = (coordinator, num_processes, process_id)
@@ -73,9 +74,16 @@ def _launched_with_others() -> bool:
 def _connect(*explicit: Any, **options: Any) -> None:
     try:
         jax.distributed.initialize(*explicit, shutdown_timeout_seconds=SHUTDOWN_SECONDS, **options)
-    except (RuntimeError, ValueError) as error:  # JAX's own error for a lost connection is a RuntimeError
-        first_line = str(error).strip().split("\n")[0]
-        raise SyscallLMError(f"the processes cannot find each other ({first_line})") from error
+    except ValueError as error:
+        raise SyscallLMError(
+            f"this cluster does not say which processes train together ({_first_line(error)})"
+        ) from error
+    except RuntimeError as error:
+        raise Interrupted(f"the processes did not find each other ({_first_line(error)})") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0][:200]
 
 
 def _note_request(number: int, frame: object) -> None:
@@ -161,9 +169,8 @@ def together() -> Iterator[None]:
 def _lost_connection(error: BaseException | None) -> str:
     """What an error says of a process that does not answer; empty if it is an error of another kind."""
     while error is not None:
-        text = str(error).strip().split("\n")[0][:200]
-        if isinstance(error, jax.errors.JaxRuntimeError) or (type(error) is ValueError and "Gloo" in text):
-            return text
+        if isinstance(error, jax.errors.JaxRuntimeError) or (type(error) is ValueError and "Gloo" in str(error)):
+            return _first_line(error)
         error = error.__cause__
     return ""
 
