@@ -90,11 +90,11 @@ def our_training(shape: lstm.Shape, members: int) -> Callable[[], object]:
     recipe = training.Recipe(minibatch_calls=TRAINING_CALLS, steps=len(targets))
     objective = training.LanguageModelling(shape, recipe, sequences, sequences)
     state, step = loop.begin(objective, range(members), recipe, 1000)
-    tile = objective.gather(next(iter(objective.plans(0))))
+    plan = next(iter(objective.plans(0)))
 
     def run() -> None:
         nonlocal state
-        state = jax.block_until_ready(step(state, tile))
+        state = jax.block_until_ready(step(state, plan))
 
     return run
 

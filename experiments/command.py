@@ -7,7 +7,7 @@ from types import ModuleType
 
 from absl import flags
 
-from syscall_lm.errors import SyscallLMError
+from syscall_lm.errors import Interrupted, SyscallLMError
 
 EXIT_USER_ERROR = 2
 
@@ -16,7 +16,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     """Parses the flags, calls `main(arguments)` and leaves the process.
 
     `arguments` are what the command line holds besides flags. A user's mistake (`SyscallLMError`, an unknown flag or a
-    bad value) prints one sentence and exits with code 2; Ctrl-C exits with 130.
+    bad value) prints one sentence and exits with code 2; a run that was ended from outside and can go on
+    (`Interrupted`) exits with 75, Ctrl-C with 130.
     """
     sys.exit(_exit_code(main, sys.argv))
 
@@ -32,6 +33,9 @@ def _exit_code(main: Callable[[list[str]], None], argv: list[str]) -> int:
         return _complain(str(error).replace("\n", " "))
     except SyscallLMError as error:
         return _complain(str(error))
+    except Interrupted as interruption:
+        _complain(str(interruption), "interrupted")
+        return interruption.exit_code
     except BrokenPipeError:  # the reader of our output (`| head`) left early
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -41,10 +45,10 @@ def _exit_code(main: Callable[[list[str]], None], argv: list[str]) -> int:
     return 0
 
 
-def _complain(message: str) -> int:
+def _complain(message: str, kind: str = "error") -> int:
     # Names from captures may hold control characters; a terminal must not obey them.
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
-    print(f"error: {shown}", file=sys.stderr)
+    print(f"{kind}: {shown}", file=sys.stderr)
     return EXIT_USER_ERROR
 
 

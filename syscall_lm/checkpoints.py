@@ -4,9 +4,13 @@ import pathlib
 import time
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 
+from syscall_lm import processes
 from syscall_lm.errors import SyscallLMError
+
+STEPS_A_QUESTION = 16  # each process has a clock of its own; asking the first one costs a message
 
 
 class Checkpoints:
@@ -32,9 +36,11 @@ class Checkpoints:
         if self._manager is not None:
             self._manager.close()
 
-    def due(self) -> bool:
-        """Whether the last checkpoint is older than the interval."""
-        return self._manager is not None and time.monotonic() - self._last > self._seconds
+    def due(self, step: int) -> bool:
+        """Whether the last checkpoint is older than the interval; the same in all processes."""
+        if self._manager is None or (jax.process_count() > 1 and step % STEPS_A_QUESTION):
+            return False
+        return processes.first_agrees(time.monotonic() - self._last > self._seconds)
 
     def save(self, state: dict[str, Any], history: list[dict[str, Any]]) -> None:
         """Writes the state (arrays; `step` and `batch` order the checkpoints) and the history (JSON values)."""

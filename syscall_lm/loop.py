@@ -3,7 +3,8 @@
 An `Objective` says what is learned from what; the loop trains M members of it side by side on the same minibatches,
 each with its own initialisation and dropout. Everything that the next step depends on is in one checkpointed tree, and
 the order of the data and the dropout are functions of seed, epoch and step: a run that was killed and started again
-ends with the same parameters.
+ends with the same parameters. It runs on all devices of all processes (mesh.py); their number changes nothing but the
+rounding.
 """
 
 import dataclasses
@@ -18,12 +19,14 @@ import numpy as np
 import optax
 import tqdm
 
+from syscall_lm import processes
 from syscall_lm.checkpoints import Checkpoints
-from syscall_lm.errors import SyscallLMError
-from syscall_lm.models import lstm
+from syscall_lm.errors import Interrupted, SyscallLMError
+from syscall_lm.mesh import Mesh
 from syscall_lm.types import Array, Params
 
 SCHEDULES = ("constant", "cosine")
+STEPS_A_REPORT = 16  # reading the loss waits for the devices, so it is read now and then
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,22 +80,25 @@ class Objective(Protocol):
         ...
 
     def initial_carry(self, params: Params, /) -> Any:
-        """What one member carries from minibatch to minibatch within an epoch, at its beginning; None for nothing."""
+        """What one member carries from minibatch to minibatch within an epoch, at its beginning.
+
+        Arrays `[B, ...]`, B the lanes of every minibatch; None for nothing.
+        """
         ...
 
     def plans(self, epoch: int, /) -> Iterable[np.ndarray]:
-        """The epoch's minibatches, as numbers; how many there are must not depend on the epoch."""
+        """The epoch's minibatches, as numbers `[..., B]`; how many there are must not depend on the epoch."""
         ...
 
     def gather(self, plan: np.ndarray, /) -> Any:
-        """The minibatch of a plan: a tree of arrays, whose `mask` is true at the calls that are learned from."""
+        """The minibatch of a plan, or of some of its lanes: a tree of arrays `[..., B]`. Plans hold -1 for padding."""
         ...
 
     def loss(self, params: Params, key: Array, carry: Any, batch: Any, /) -> tuple[Array, tuple[dict[str, Array], Any]]:
         """What one member minimises, and beside it the sums and the carry for the next minibatch."""
         ...
 
-    def evaluate(self, params: Params, /) -> dict[str, np.ndarray]:
+    def evaluate(self, params: Params, mesh: Mesh, /) -> dict[str, np.ndarray]:
         """The sums over the held-out data, each float64 `[M]`, of members stacked along a leading axis M."""
         ...
 
@@ -106,7 +112,7 @@ class Trained:
     """What training gives for one group.
 
     Attributes:
-      params: the parameters of the best held-out loss, every array with a leading axis M.
+      params: the parameters of the best held-out loss, host arrays with a leading axis M, the same in all processes.
       held_out_nll: `[M]`, that loss, nats per call.
       epochs: passes made.
       history: a row an epoch: training and held-out metrics per member, calls per second.
@@ -125,9 +131,10 @@ def train(
     workdir: pathlib.Path | None = None,
     checkpoint_seconds: float = 60,
     log: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
+    say: Callable[[str], None] = lambda line: None,
     progress: bool = False,
 ) -> Trained:
-    """Trains M members.
+    """Trains M members; called in all processes at once, if there are several.
 
     Args:
       objective: what to learn.
@@ -136,72 +143,106 @@ def train(
       workdir: where checkpoints live; None for none. A folder with checkpoints is resumed.
       checkpoint_seconds: how often one is written, besides one an epoch.
       log: called after each epoch with all rows so far (plain JSON values).
+      say: called with a line about the mesh and one about the throughput of the first steps.
       progress: show a progress bar on stderr, if that is a terminal.
 
     Raises:
       SyscallLMError: a loss that is not finite, or a damaged checkpoint.
+      Interrupted: SIGTERM came, and a checkpoint is written.
     """
     steps_an_epoch = sum(1 for _ in objective.plans(0))
     total_steps = optimisation.epochs * steps_an_epoch
-    initial, step = begin(objective, member_numbers, optimisation, total_steps)
+    mesh = Mesh(len(member_numbers))
+    initial, step = begin(objective, member_numbers, optimisation, total_steps, mesh)
+    end_epoch = jax.jit(_end_epoch, donate_argnums=0, out_shardings=_layout(initial, mesh))
     checkpoints = Checkpoints(workdir, checkpoint_seconds)
-    state, history = checkpoints.restore(initial)
+    trim, pad = _portable(objective, mesh)
+    saved, history = checkpoints.restore(trim(initial))
+    state = pad(saved)
+    say(f"{objective.name}: {mesh}")
     bar = tqdm.tqdm(total=total_steps, desc=objective.name, unit="step", disable=None if progress else True)
     bar.update(int(state["step"]))
+    first_report = True
     with bar, checkpoints:
         for epoch in range(int(state["epoch"]), optimisation.epochs):
-            if bool((state["stale"] >= optimisation.patience).all()):
+            if bool((np.asarray(state["stale"]) >= optimisation.patience).all()):
                 break
-            started, calls, done = time.monotonic(), 0, int(state["batch"])
+            started, done, step_number = time.monotonic(), int(state["batch"]), int(state["step"])
+            calls_before = _calls(state)
             for number, plan in enumerate(objective.plans(epoch)):
                 if number < done:
                     continue
-                batch = objective.gather(plan)
-                state = step(state, batch)
-                calls += int(batch.mask.sum())
+                state = step(state, plan)
+                step_number += 1
                 bar.update()
-                if number % 16 == 15:
+                if number % STEPS_A_REPORT == STEPS_A_REPORT - 1:
                     loss = _training_metrics(objective, state)["nll"]
-                    bar.set_postfix_str(f"{calls / (time.monotonic() - started):,.0f} calls/s, loss {loss.mean():.3f}")
+                    speed = (_calls(state) - calls_before) / (time.monotonic() - started)
+                    bar.set_postfix_str(f"{speed:,.0f} calls/s, loss {loss.mean():.3f}")
+                    if first_report:
+                        say(f"{objective.name}: {speed:,.0f} calls/s in the first steps, compilation included")
+                        first_report = False
                     _require_finite(loss, objective, epoch)
-                if checkpoints.due():
-                    checkpoints.save({**state, "batch": jnp.int32(number + 1)}, history)
+                stop = processes.stop_requested(step_number)
+                if stop or checkpoints.due(step_number):
+                    checkpoints.save(trim({**state, "batch": np.int32(number + 1)}), history)
+                if stop:
+                    kept = "the same command goes on there" if workdir else "nothing is kept, for there is no workdir"
+                    raise Interrupted(f"{objective.name}: asked to stop after step {step_number}; {kept}")
             training = _training_metrics(objective, state)  # waits for the last step
             seconds = time.monotonic() - started
-            held_out = objective.metrics(objective.evaluate(state["params"]))
+            held_out = objective.metrics(objective.evaluate(state["params"], mesh))
             row = {
                 "shape": objective.name,
                 "epoch": epoch + 1,
-                "step": int(state["step"]),
+                "step": step_number,
                 **{f"train_{name}": value.tolist() for name, value in training.items()},
                 **{f"held_out_{name}": value.tolist() for name, value in held_out.items()},
-                "calls_per_second": round(calls / seconds),
+                "calls_per_second": round((_calls(state) - calls_before) / seconds),
             }
             if done == 0:  # else it was interrupted, and nobody knows how long it took
                 row["seconds"] = round(seconds, 3)
             _require_finite(held_out["nll"], objective, epoch)
-            state = _begin_epoch(_keep_best(state, held_out["nll"]), epoch + 1)
+            state = end_epoch(state, held_out["nll"].astype(np.float32))
             history = [*history, row]
-            checkpoints.save(state, history)
+            checkpoints.save(trim(state), history)
             log(history)
         bar.total = bar.n
-    return Trained(state["best"], np.asarray(state["best_nll"]), len(history), history)
+    return Trained(mesh.to_host(state["best"]), np.asarray(state["best_nll"]), len(history), history)
 
 
 def begin(
-    objective: Objective, member_numbers: Sequence[int], optimisation: Optimisation, total_steps: int
-) -> tuple[dict[str, Any], Callable[[dict[str, Any], Any], dict[str, Any]]]:
+    objective: Objective,
+    member_numbers: Sequence[int],
+    optimisation: Optimisation,
+    total_steps: int,
+    mesh: Mesh | None = None,
+) -> tuple[dict[str, Any], Callable[[dict[str, Any], np.ndarray], dict[str, Any]]]:
     """Prepares M members.
 
     Returns:
       the state before the first step, and the compiled step of all members, from a state (which it uses up) and a
-      minibatch to the next state.
+      minibatch's plan to the next state.
     """
+    mesh = mesh or Mesh(len(member_numbers))
     optimizer = _optimizer(optimisation, total_steps)
-    seed = jax.random.key(optimisation.seed)
-    keys = jax.vmap(lambda number: jax.random.fold_in(seed, number))(jnp.array(member_numbers))
-    step = jax.jit(_make_step(objective, optimizer, keys), donate_argnums=0)
-    return _initial_state(objective, keys, optimizer), step
+
+    def keys() -> Array:
+        seed = jax.random.key(optimisation.seed)
+        return jax.vmap(lambda number: jax.random.fold_in(seed, number))(np.array(member_numbers))
+
+    initial = _initial_state(objective, keys, optimizer, mesh)
+    compiled = jax.jit(
+        _make_step(objective, optimizer, keys, mesh),
+        donate_argnums=0,
+        static_argnames="lanes",
+        out_shardings=_layout(initial, mesh),
+    )
+
+    def step(state: dict[str, Any], plan: np.ndarray) -> dict[str, Any]:
+        return compiled(state, mesh.feed(objective.gather, plan), lanes=plan.shape[-1])
+
+    return initial, step
 
 
 def _optimizer(optimisation: Optimisation, total_steps: int) -> optax.GradientTransformation:
@@ -211,39 +252,69 @@ def _optimizer(optimisation: Optimisation, total_steps: int) -> optax.GradientTr
     return optax.chain(optax.clip_by_global_norm(optimisation.clip), optax.adam(rate))
 
 
-def _initial_state(objective: Objective, keys: Array, optimizer: optax.GradientTransformation) -> dict[str, Any]:
+def _initial_state(
+    objective: Objective, keys: Callable[[], Array], optimizer: optax.GradientTransformation, mesh: Mesh
+) -> dict[str, Any]:
     """Everything that the next step depends on; arrays of members have a leading axis M."""
-    params = jax.jit(jax.vmap(objective.initialise))(keys)
-    members = len(keys)
-    state = {
-        "params": params,
-        "optimizer": jax.jit(jax.vmap(optimizer.init))(params),
-        "best": jax.tree.map(jnp.copy, params),
-        "best_nll": jnp.full(members, jnp.inf),
-        "stale": jnp.zeros(members),  # epochs since the best
-        "sums": {name: jnp.zeros(members) for name in objective.sums},  # over the epoch so far
-        "step": jnp.int32(0),
-        "epoch": jnp.int32(0),
-        "batch": jnp.int32(0),
-    }
-    carry = jax.vmap(objective.initial_carry)(params)
-    return state if carry is None else {**state, "carry": carry}
+
+    def build() -> dict[str, Any]:
+        params = jax.vmap(objective.initialise)(keys())
+        members = mesh.members
+        state = {
+            "params": params,
+            "optimizer": jax.vmap(optimizer.init)(params),
+            "best": params,
+            "best_nll": jnp.full(members, jnp.inf, jnp.float32),
+            "stale": jnp.zeros(members),  # epochs since the best
+            "sums": {name: jnp.zeros(members) for name in objective.sums},  # over the epoch so far
+            "step": jnp.int32(0),
+            "epoch": jnp.int32(0),
+            "batch": jnp.int32(0),
+        }
+        carry = jax.vmap(objective.initial_carry)(params)
+        return state if carry is None else {**state, "carry": mesh.padded(carry)}
+
+    return jax.jit(build, out_shardings=_layout(jax.eval_shape(build), mesh))()
+
+
+def _layout(state: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
+    """Where each part of a state lies; small things lie everywhere, so that every process can read them."""
+    places = {"params": mesh.by_member, "optimizer": mesh.by_member, "best": mesh.by_member, "carry": mesh.by_lane}
+    return {name: places.get(name, mesh.everywhere) for name in state}
+
+
+def _portable(
+    objective: Objective, mesh: Mesh
+) -> tuple[Callable[[dict[str, Any]], dict[str, Any]], Callable[[dict[str, Any]], dict[str, Any]]]:
+    """Functions from a state to one that any other number of devices can read (without padding), and back."""
+
+    def initial_carry() -> Any:
+        return objective.initial_carry(objective.initialise(jax.random.key(0)))
+
+    shapes = jax.tree.leaves(jax.eval_shape(initial_carry))
+    if not shapes:
+        return lambda state: state, lambda state: state
+    lanes = shapes[0].shape[0]
+    cut = jax.jit(lambda carry: jax.tree.map(lambda leaf: leaf[:, :lanes], carry), out_shardings=mesh.by_member)
+    pad = jax.jit(mesh.padded, out_shardings=mesh.by_lane)
+    return lambda state: {**state, "carry": cut(state["carry"])}, lambda state: {**state, "carry": pad(state["carry"])}
 
 
 def _make_step(
-    objective: Objective, optimizer: optax.GradientTransformation, keys: Array
-) -> Callable[[dict[str, Any], Any], dict[str, Any]]:
+    objective: Objective, optimizer: optax.GradientTransformation, keys: Callable[[], Array], mesh: Mesh
+) -> Callable[..., dict[str, Any]]:
     """One step of all members: forward, backward, clip, Adam."""
 
-    def member(params, opt_state, key, carry, batch, step):
-        key = jax.random.fold_in(key, step)
-        gradients, (sums, carry) = jax.grad(objective.loss, has_aux=True)(params, key, carry, batch)
-        updates, opt_state = optimizer.update(gradients, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, carry, sums
+    def step(state: dict[str, Any], batch: Any, lanes: int) -> dict[str, Any]:
+        def member(params, opt_state, key, carry, batch):
+            key = jax.random.fold_in(key, state["step"])
+            gradients, (sums, carry) = jax.grad(objective.loss, has_aux=True)(params, key, carry, batch)
+            updates, opt_state = optimizer.update(gradients, opt_state, params)
+            return (optax.apply_updates(params, updates), opt_state), sums, carry
 
-    def step(state: dict[str, Any], batch: Any) -> dict[str, Any]:
-        params, opt_state, carry, sums = lstm.over_members(
-            member, state["params"], state["optimizer"], keys, state.get("carry"), shared=(batch, state["step"])
+        stacked = state["params"], state["optimizer"], keys()
+        (params, opt_state), sums, carry = mesh.over_members(
+            member, *stacked, carry=state.get("carry"), batch=batch, lanes=lanes
         )
         after = {
             **state,
@@ -257,24 +328,28 @@ def _make_step(
     return step
 
 
-def _keep_best(state: dict[str, Any], held_out_nll: np.ndarray) -> dict[str, Any]:
-    nll = jnp.asarray(held_out_nll, jnp.float32)
-    better = nll < state["best_nll"]
+def _end_epoch(state: dict[str, Any], held_out_nll: Array) -> dict[str, Any]:
+    """Keeps what is best so far, and begins the next epoch."""
+    better = held_out_nll < state["best_nll"]
 
     def choose(new: Array, old: Array) -> Array:
         return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
+    zeroed = {name: jax.tree.map(jnp.zeros_like, state[name]) for name in ("sums", "carry") if name in state}
     return {
         **state,
+        **zeroed,
         "best": jax.tree.map(choose, state["params"], state["best"]),
-        "best_nll": jnp.where(better, nll, state["best_nll"]),
+        "best_nll": jnp.where(better, held_out_nll, state["best_nll"]),
         "stale": jnp.where(better, 0, state["stale"] + 1),
+        "epoch": state["epoch"] + 1,
+        "batch": jnp.zeros_like(state["batch"]),
     }
 
 
-def _begin_epoch(state: dict[str, Any], epoch: int) -> dict[str, Any]:
-    zeroed = {name: jax.tree.map(jnp.zeros_like, state[name]) for name in ("sums", "carry") if name in state}
-    return {**state, **zeroed, "epoch": jnp.int32(epoch), "batch": jnp.int32(0)}
+def _calls(state: dict[str, Any]) -> float:
+    """Calls that this epoch has learned from; waits for the last step."""
+    return float(np.asarray(state["sums"]["calls"])[0])
 
 
 def _training_metrics(objective: Objective, state: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@ and dropout.
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from syscall_lm import loop
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.loop import SCHEDULES as SCHEDULES
 from syscall_lm.loop import Trained
+from syscall_lm.mesh import Mesh
 from syscall_lm.models import language_model, lstm
 from syscall_lm.models.store import Member
 from syscall_lm.traces import packing
@@ -132,7 +134,7 @@ def train_group(
       train: normal traces, ids in the model's vocabulary.
       held_out: normal traces that choose when to stop, and nothing else.
       workdir: where checkpoints live; None for none. A folder with checkpoints is resumed.
-      options: `checkpoint_seconds`, `log` and `progress` of `loop.train`.
+      options: `checkpoint_seconds`, `log`, `say` and `progress` of `loop.train`.
 
     Raises:
       SyscallLMError: no training or held-out traces, a loss that is not finite, or a damaged checkpoint.
@@ -189,25 +191,28 @@ class LanguageModelling:
         return {"nll": sums["nll"] / sums["calls"]}
 
 
-def _make_evaluation(held_out: Sequences, go: int) -> Callable[[Params], dict[str, np.ndarray]]:
+def _make_evaluation(held_out: Sequences, go: int) -> Callable[[Params, Mesh], dict[str, np.ndarray]]:
     """A function from stacked parameters to each member's sums over the held-out traces."""
     packer = packing.Packer(held_out, go)
     lanes = min(HELD_OUT_LANES, len(held_out))
-    tiles = [packer.gather(plan) for plan in packing.lane_plans(held_out, lanes, HELD_OUT_STEPS)]
 
-    @jax.jit
-    def tile_sum(params: Params, carry: lstm.State, tile: packing.Tile) -> tuple[lstm.State, Array]:
+    @functools.partial(jax.jit, static_argnums=1)
+    def initial_carry(params: Params, mesh: Mesh) -> lstm.State:
+        return mesh.padded(jax.vmap(lambda one: lstm.initial_state(one, lanes))(params))
+
+    @functools.partial(jax.jit, static_argnums=3)
+    def tile_sum(params: Params, carry: lstm.State, tile: packing.Tile, mesh: Mesh) -> tuple[Array, lstm.State]:
         def member(params, carry, tile):
             carry, nll = lstm.score(lstm.fold(params), carry, tile.inputs, tile.targets, tile.reset)
-            return carry, jnp.where(tile.mask, nll, 0).sum()
+            return None, jnp.where(tile.mask, nll, 0).sum(), carry
 
-        return lstm.over_members(member, params, carry, shared=(tile,))
+        return mesh.over_members(member, params, carry=carry, batch=tile, lanes=lanes)[1:]
 
-    def evaluate(params: Params) -> dict[str, np.ndarray]:
-        carry = jax.vmap(lambda one: lstm.initial_state(one, lanes))(params)
+    def evaluate(params: Params, mesh: Mesh) -> dict[str, np.ndarray]:
+        carry = initial_carry(params, mesh)
         total = np.zeros(1)
-        for tile in tiles:
-            carry, part = tile_sum(params, carry, tile)
+        for plan in packing.lane_plans(held_out, lanes, HELD_OUT_STEPS):
+            part, carry = tile_sum(params, carry, mesh.feed(packer.gather, plan), mesh)
             total = total + np.asarray(part, np.float64)
         return {"nll": total, "calls": np.full(len(total), float(len(held_out.calls)))}
 

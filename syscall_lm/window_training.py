@@ -13,7 +13,8 @@ import numpy as np
 from syscall_lm import loop
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.loop import Trained
-from syscall_lm.models import autoencoder, encoder_decoder, lstm
+from syscall_lm.mesh import Mesh
+from syscall_lm.models import autoencoder, encoder_decoder
 from syscall_lm.traces.trace import Sequences
 from syscall_lm.traces.windows import Batch, Windows, in_batches
 from syscall_lm.types import Array, Params
@@ -80,7 +81,7 @@ def train_group(
       train: normal traces, ids in the model's vocabulary.
       held_out: normal traces that choose when to stop, and nothing else.
       workdir: where checkpoints live; None for none. A folder with checkpoints is resumed.
-      options: `checkpoint_seconds`, `log` and `progress` of `loop.train`.
+      options: `checkpoint_seconds`, `log`, `say` and `progress` of `loop.train`.
 
     Returns:
       the parameters and the history; its metrics are "nll" (nats per call), "call_accuracy" (calls predicted / calls)
@@ -108,7 +109,7 @@ class WindowPrediction:
         go = shape.vocabulary_size
         self._train, self._held_out = (Windows(s, recipe.length, recipe.stride, go) for s in (train, held_out))
         self.gather = self._train.gather
-        self._judge = jax.jit(self._judge_members)
+        self._judge = jax.jit(self._judge_members, static_argnums=2)
 
     @property
     def windows(self) -> tuple[int, int]:
@@ -136,11 +137,11 @@ class WindowPrediction:
         sums = self._sums(params, batch)
         return sums["nll"] / sums["calls"], (sums, None)
 
-    def evaluate(self, params: Params) -> dict[str, np.ndarray]:
+    def evaluate(self, params: Params, mesh: Mesh) -> dict[str, np.ndarray]:
         """See `loop.Objective`."""
         totals: dict[str, np.ndarray] = {name: np.zeros(1) for name in self.sums}
         for plan in in_batches(np.arange(len(self._held_out)), HELD_OUT_BATCH):
-            sums = self._judge(params, self._held_out.gather(plan))
+            sums = self._judge(params, mesh.feed(self._held_out.gather, plan), mesh)
             totals = {name: totals[name] + np.asarray(sums[name], np.float64) for name in self.sums}
         return totals
 
@@ -152,8 +153,11 @@ class WindowPrediction:
             "window_accuracy": sums["windows_right"] / np.maximum(sums["windows"], 1),
         }
 
-    def _judge_members(self, params: Params, batch: Batch) -> dict[str, Array]:
-        return lstm.over_members(self._sums, params, shared=(batch,))
+    def _judge_members(self, params: Params, batch: Batch, mesh: Mesh) -> dict[str, Array]:
+        def member(params: Params, carry: None, batch: Batch) -> tuple[None, dict[str, Array], None]:
+            return None, self._sums(params, batch), carry
+
+        return mesh.over_members(member, params, carry=None, batch=batch, lanes=HELD_OUT_BATCH)[1]
 
     def _sums(self, params: Params, batch: Batch) -> dict[str, Array]:
         nll, right = judge(self._model.logits(params, batch), batch)

@@ -9,6 +9,7 @@ import pytest
 
 from syscall_lm import checkpoints, training
 from syscall_lm.errors import SyscallLMError
+from syscall_lm.mesh import Mesh
 from syscall_lm.models import lstm
 from syscall_lm.traces.trace import Sequences
 
@@ -96,7 +97,7 @@ def test_keeps_the_parameters_of_the_best_held_out_loss_and_stops(traces):
     assert trained.epochs < 50 and len(losses) == trained.epochs
     assert trained.epochs == np.argmin(losses) + 1 + 2
     assert trained.held_out_nll[0] == np.float32(min(losses))
-    sums = training.LanguageModelling(SHAPE, recipe(), traces, contrary).evaluate(trained.params)
+    sums = training.LanguageModelling(SHAPE, recipe(), traces, contrary).evaluate(trained.params, Mesh(1))
     np.testing.assert_allclose(sums["nll"] / sums["calls"], min(losses), rtol=1e-6)
 
 

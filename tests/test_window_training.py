@@ -6,6 +6,7 @@ import pytest
 
 from syscall_lm import checkpoints, window_training
 from syscall_lm.errors import SyscallLMError
+from syscall_lm.mesh import Mesh
 from syscall_lm.models import encoder_decoder
 from syscall_lm.traces.trace import Sequences
 from syscall_lm.traces.windows import Windows
@@ -77,7 +78,7 @@ def test_accuracy_is_that_of_greedy_decoding(traces):
     rng = np.random.default_rng(2)
     tree = jax.eval_shape(objective.initialise, jax.random.key(0))
     params = jax.tree.map(lambda leaf: rng.uniform(-1, 1, leaf.shape).astype(np.float32), tree)
-    sums = objective.evaluate(jax.tree.map(lambda leaf: leaf[None], params))
+    sums = objective.evaluate(jax.tree.map(lambda leaf: leaf[None], params), Mesh(1))
     windows = Windows(traces, L, recipe().stride, V)
     batch = windows.gather(np.flatnonzero(windows.whole))
     greedy = np.asarray(jax.jit(encoder_decoder.greedy)(params, batch.before))

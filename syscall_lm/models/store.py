@@ -61,7 +61,11 @@ class Model:
 def save(path: pathlib.Path, vocabulary: Vocabulary, members: tuple[Member, ...], info: Mapping[str, Any]) -> None:
     """Writes configuration and parameters; `path` becomes a model only at the very end."""
     path.mkdir(parents=True, exist_ok=True)
-    with ocp.StandardCheckpointer() as checkpointer:
+    me = jax.process_index()  # of several processes that trained together, one writes and need not wait for the others
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix="save-model"
+    )
+    with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
         checkpointer.save(_parameters(path), {member.name: member.params for member in members}, force=True)
     configuration = {
         "version": VERSION,

@@ -18,7 +18,7 @@ from syscall_lm.traces.trace import ATTACK, NORMAL, Trace
 from syscall_lm.traces.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(("read", "write", "open", "close"), "names of a test")
-SMALL = ["--members=1x6,1x5,1x6", "--epochs=3", "--minibatch_calls=128", "--steps=16"]
+SMALL = ["--members=1x6,1x5,1x6", "--epochs=3", "--minibatch_calls=128", "--steps=16", "--cpu_devices=2"]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,86 @@
+"""Training gives the same on any number of devices, whether or not they divide the lanes and the members."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from syscall_lm import training, window_training
+from syscall_lm.models import lstm
+from syscall_lm.traces.trace import Sequences
+
+V = 5
+TRACES = Sequences.from_list([(np.arange(33 + i % 15) + i) % 3 for i in range(24)])
+EIGHT = f"""
+import importlib.util, json, jax
+jax.config.update("jax_num_cpu_devices", 8)
+spec = importlib.util.spec_from_file_location("test_mesh", {__file__!r})
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+print(json.dumps([module.losses(), module.compiled_step()]))
+"""
+
+
+def losses():
+    """Training and held-out losses of every case on all devices; of 8, a mesh of 2 x 4, 1 x 8 and 1 x 8."""
+    lanes = training.Recipe(epochs=2, minibatch_calls=208, steps=16, learning_rate=0.02)  # 13 lanes
+    traces = training.Recipe(epochs=1, minibatch_calls=400, steps=64, learning_rate=0.02, batching="traces")
+    windows = window_training.WindowRecipe(epochs=1, length=3, minibatch_windows=27, learning_rate=0.02)
+    shape = lstm.Shape(V, 6)
+    histories = {
+        "two members": training.train_group(shape, [0, 1], lanes, TRACES, TRACES.take(np.arange(11))).history,
+        "one member": training.train_group(shape, [0], traces, TRACES, TRACES.take(np.arange(5))).history,
+        "windows": window_training.train_group(
+            window_training.shape_of("autoencoder", V, 3, 4), [0], windows, TRACES, TRACES
+        ).history,
+    }
+    return {name: [[row["train_nll"], row["held_out_nll"]] for row in rows] for name, rows in histories.items()}
+
+
+def compiled_step():
+    """The program of one step on a mesh of 2 x 4, as text."""
+    import jax
+
+    from syscall_lm import loop
+    from syscall_lm.mesh import Mesh
+
+    recipe, mesh = training.Recipe(minibatch_calls=256, steps=16), Mesh(2)
+    objective = training.LanguageModelling(lstm.Shape(V, 6), recipe, TRACES, TRACES)
+    state, _ = loop.begin(objective, [0, 1], recipe, 10, mesh)
+    plan = next(iter(objective.plans(0)))
+    step = loop._make_step(objective, loop._optimizer(recipe, 10), lambda: jax.random.split(jax.random.key(0)), mesh)
+    lowered = jax.jit(step, static_argnames="lanes").lower(state, mesh.feed(objective.gather, plan), lanes=16)
+    return lowered.compile().as_text()
+
+
+@pytest.fixture(scope="module")
+def on_eight_devices():
+    done = subprocess.run([sys.executable, "-c", EIGHT], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_eight_devices_give_the_losses_of_one(on_eight_devices):
+    alone, together = losses(), on_eight_devices[0]
+    assert alone.keys() == together.keys()
+    for name in alone:
+        np.testing.assert_allclose(together[name], alone[name], rtol=1e-5, err_msg=name)
+
+
+def test_devices_talk_between_minibatches_only(on_eight_devices):
+    """A collective within the scan over time would be one for every call of a lane."""
+    text = on_eight_devices[1]
+    collective = r"= .* (?:all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
+    computations = {
+        name: body for name, body in re.findall(r"^(?:ENTRY )?%?(\S+) [^\n]*\{\n(.*?)^\}", text, re.M | re.S)
+    }
+    assert any(re.search(collective, body) for body in computations.values())
+    loops = {name: set(re.findall(r"body=%?([\w.-]+)", body)) for name, body in computations.items()}
+    bodies = set().union(*loops.values())
+    assert bodies
+    for name in bodies:
+        innermost = not loops[name]  # the scans over time; the loop over members holds them
+        assert not (innermost and re.search(collective, computations[name])), computations[name]
