@@ -182,6 +182,7 @@ def _suspects(model: Model, detector: LanguageModelDetector, worst: list[Candida
         nats = surprisal[traces.offsets[i] : traces.offsets[i + 1]]
         start, length = int(starts[i]), int(lengths[i])
         names = [model.vocabulary.name(int(call)) for call in one.calls[start : start + length]]
+        least = int(np.argmax(nats))
         earlier = [k + 1 for k in range(i) if np.array_equal(worst[k].calls, one.calls)]
         suspects.append(
             html.Suspect(
@@ -195,6 +196,7 @@ def _suspects(model: Model, detector: LanguageModelDetector, worst: list[Candida
                 start=start,
                 mean=float(means[i]),
                 stretch=list(zip(names, nats[start : start + length].tolist(), strict=True)),
+                least_expected=(least, model.vocabulary.name(int(one.calls[least])), float(nats[least])),
                 same_as=earlier[0] if earlier else None,
             )
         )
@@ -274,6 +276,7 @@ def _numbers(report: html.Report) -> dict[str, Any]:
             "unknown": suspect.unknown,
             "stretch_start": suspect.start,
             "stretch": [list(call) for call in suspect.stretch],
+            "least_expected": list(suspect.least_expected),
         }
         for suspect in report.suspects
     ]

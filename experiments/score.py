@@ -4,7 +4,7 @@
 
 A trace's score is its average negative log-likelihood under each member, combined by the ensemble; above the threshold
 it is abnormal. The threshold is the one that held-out normal traces exceed with the probability --far. The output holds
-the most surprising stretch of every trace, and appears under its name only when it is complete. A run that was killed
+the most surprising stretch of every trace and its least expected call, and appears under its name when complete. A run that was killed
 is resumed by the same command: what it has scored lies in OUTPUT.parts.
 """
 
@@ -131,13 +131,15 @@ def score_batch(
 
     Returns:
       N rows: what is known of the trace, length, unknown calls, a score per member, the ensemble's score, verdict, and
-      the stretch with the highest mean surprisal (averaged over members).
+      the stretch with the highest mean surprisal (averaged over members) and the single call with the highest.
     """
     calls = batch.calls.translate(table)
     surprisal = detector.scorer.surprisal(calls)
     members = scoring.means(surprisal, calls)
     scores = detector.calibration.combine(members, detector.method)
-    starts, lengths, means = scoring.most_surprising_stretches(surprisal.mean(axis=0), calls, stretch)
+    average = surprisal.mean(axis=0)
+    starts, lengths, means = scoring.most_surprising_stretches(average, calls, stretch)
+    least, _, nats = scoring.most_surprising_stretches(average, calls, 1)
     first = calls.offsets[:-1] + starts
     names = np.array([*vocabulary.names, vocabulary.name(vocabulary.unk)], object)
     columns = {
@@ -153,6 +155,9 @@ def score_batch(
         "stretch_calls": [
             names[calls.calls[begin : begin + length]].tolist() for begin, length in zip(first, lengths, strict=True)
         ],
+        "least_expected": least,
+        "least_expected_call": names[calls.calls[calls.offsets[:-1] + least]],
+        "least_expected_nll": nats,
     }
     return pa.table(columns)
 
@@ -178,6 +183,9 @@ def _schema(detector: LanguageModelDetector, archive: TraceArchive) -> pa.Schema
             ("stretch_length", pa.int64()),
             ("stretch_nll", pa.float64()),
             ("stretch_calls", pa.list_(pa.string())),
+            ("least_expected", pa.int64()),
+            ("least_expected_call", pa.string()),
+            ("least_expected_nll", pa.float64()),
         ],
         metadata={METADATA_KEY: json.dumps(header)},
     )
@@ -188,7 +196,8 @@ def _line(row: dict) -> str:
     calls = " ".join(row["stretch_calls"][:6])
     text = (
         f"{row['verdict']:<8} {row['score']:8.4f}  {row['id']}{command_name}, {row['length']:,} calls; "
-        f"at call {row['stretch_start']}: {calls} ... ({row['stretch_nll']:.2f} nats per call)"
+        f"at call {row['stretch_start']}: {calls} ... ({row['stretch_nll']:.2f} nats per call); "
+        f"least expected: {row['least_expected_call']} at {row['least_expected']}, {row['least_expected_nll']:.1f} nats"
     )
     return "".join(c if c.isprintable() else "?" for c in text)  # names come from captures: no terminal codes
 

@@ -1,6 +1,7 @@
-"""Trains language models on the normal traces of an archive and calibrates them.
+"""Trains models on the normal traces of an archive and calibrates them.
 
   syscall-lm train --archive=traces.parquet --model=model --members=1x200,1x400,2x400
+  syscall-lm train --archive=traces.parquet --model=model --members=encoder-decoder-10x64,autoencoder-10x64
 
 Learns from the archive's split "train" (from all its normal traces, if it has no splits). Held-out normal traces decide
 when to stop and set the thresholds. The same command after an interruption goes on where the last checkpoint stands.
@@ -12,6 +13,9 @@ The number of devices and processes may change from one start to the next. Exit 
 
 Kim et al. (arXiv 1611.01726), section 3.2. The printed recipe is --learning_rate=1e-4 --schedule=constant
 --batching=traces with enough --epochs; the default is a faster one.
+
+Models of windows (Soni et al. 2019, section IV) are members like any other, called by the window's length and H. They
+share epochs, schedule, clipping, patience and seed with the language models; their learning rate is one of their own.
 """
 
 import contextlib
@@ -28,17 +32,20 @@ from syscall_lm.detectors import language_model
 from syscall_lm.detectors.base import traces_needed
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, data, provenance
-from syscall_lm.models import lstm, store
+from syscall_lm.models import lstm, shapes, store
 from syscall_lm.traces.archive import TraceArchive
 from syscall_lm.traces.trace import Sequences
+from syscall_lm.window_training import WindowRecipe
 
 _DEFAULTS = training.Recipe()
 
 ARCHIVE = flags.DEFINE_string("archive", None, "trace archive to learn from (made by `ingest`)", required=True)
 MODEL = flags.DEFINE_string("model", None, "directory for the model, made if missing", required=True)
-MEMBERS = flags.DEFINE_list("members", ["1x200"], "language models to train, each LAYERSxCELLS")
+MEMBERS = flags.DEFINE_list(
+    "members", ["1x200"], "what to train, each LAYERSxCELLS, encoder-decoder-LENGTHxCELLS or autoencoder-LENGTHxCELLS"
+)
 EPOCHS = flags.DEFINE_integer("epochs", _DEFAULTS.epochs, "passes over the training traces, at most")
-LEARNING_RATE = flags.DEFINE_float("learning_rate", _DEFAULTS.learning_rate, "Adam's learning rate, at its peak")
+LEARNING_RATE = flags.DEFINE_float("learning_rate", _DEFAULTS.learning_rate, "Adam's, at its peak, of language models")
 SCHEDULE = flags.DEFINE_enum("schedule", _DEFAULTS.schedule, training.SCHEDULES, "how the learning rate develops")
 DROPOUT = flags.DEFINE_float("dropout", _DEFAULTS.dropout, "on the non-recurrent connections")
 CLIP = flags.DEFINE_float("clip", _DEFAULTS.clip, "largest norm of a gradient")
@@ -71,8 +78,8 @@ def main(argv: list[str]) -> None:
     if argv:
         raise SyscallLMError(f"train takes flags only; what is {argv[0]!r}?")
     archive = TraceArchive(ARCHIVE.value)
-    shapes = [lstm.Shape.parse(member, archive.vocabulary.size) for member in MEMBERS.value]
-    if not shapes:
+    wanted = [shapes.parse(member, archive.vocabulary.size) for member in MEMBERS.value]
+    if not wanted:
         raise SyscallLMError("--members: name at least one, like 1x200")
     train, held_out = data.training_traces(archive, HELD_OUT.value, SEED.value)
     recipe = _recipe(len(train.calls))
@@ -80,20 +87,23 @@ def main(argv: list[str]) -> None:
     devices = min(len(os.sched_getaffinity(0)), max(1, recipe.minibatch_calls // 256))
     processes.start(CPU_DEVICES.value or devices, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     with processes.together():
-        _train(archive, shapes, recipe, train, held_out)
+        _train(archive, wanted, recipe, train, held_out)
 
 
 def _train(
-    archive: TraceArchive, shapes: list[lstm.Shape], recipe: training.Recipe, train: Sequences, held_out: Sequences
+    archive: TraceArchive, wanted: list[shapes.Shape], recipe: training.Recipe, train: Sequences, held_out: Sequences
 ) -> None:
     vocabulary = archive.vocabulary
     configuration = {
-        "members": [str(shape) for shape in shapes],
+        "members": [str(shape) for shape in wanted],
         **dataclasses.asdict(recipe),
         "training_data": data.fingerprint(train),
         "held_out_data": data.fingerprint(held_out),
         "vocabulary": vocabulary.hash,
     }
+    by_windows = [shape for shape in dict.fromkeys(wanted) if not isinstance(shape, lstm.Shape)]
+    if by_windows:
+        configuration["windows"] = {str(s): dataclasses.asdict(WindowRecipe.like(recipe, s)) for s in by_windows}
     processes.require_same([configuration, [flag.value for flag in (MODEL, CHECKPOINT_SECONDS)]])
     path = pathlib.Path(MODEL.value)
     with contextlib.ExitStack() as held:
@@ -120,7 +130,7 @@ def _train(
                 processes.say(_progress(rows[-1], recipe.epochs))
 
         members, history = training.train_members(
-            shapes, recipe, train, held_out, path / "checkpoints", log,
+            wanted, recipe, train, held_out, path / "checkpoints", log,
             checkpoint_seconds=CHECKPOINT_SECONDS.value, say=processes.say, progress=processes.is_first(),
         )  # fmt: skip
         if not processes.is_first():
@@ -219,8 +229,8 @@ def _card(info: dict, names: list[str], calibration: language_model.ensemble.Cal
     lines = [
         "# Model card",
         "",
-        "LSTM language models of system calls (Kim et al., arXiv 1611.01726). A trace's score is its average negative",
-        "log-likelihood in nats per call; higher is more abnormal.",
+        "LSTM language models (Kim et al., arXiv 1611.01726) and models of windows (Soni et al. 2019) of system calls.",
+        "A trace's score is its average negative log-likelihood in nats per call; higher is more abnormal.",
         "",
         f"- learned from: {info['archive']}, {info['training']['traces']:,} normal traces, "
         f"{info['training']['calls']:,} calls",

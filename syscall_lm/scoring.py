@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from syscall_lm.models import lstm
+from syscall_lm.errors import SyscallLMError
+from syscall_lm.models import lstm, shapes
 from syscall_lm.models.store import Member
 from syscall_lm.traces import packing
 from syscall_lm.traces.trace import Sequences
 from syscall_lm.types import Array, Params
+from syscall_lm.window_scoring import WindowScorer
 
 LANES = 256
 STEPS = 128
@@ -23,7 +25,7 @@ class Scorer:
     """Scores calls under M members.
 
     Args:
-      members: trained models of one vocabulary.
+      members: trained models of one vocabulary: language models, and models of windows among them.
       lanes: B, traces that are scored side by side; fewer are used when there are fewer traces.
       steps: T of a tile.
     """
@@ -32,14 +34,19 @@ class Scorer:
         self.names = [member.name for member in members]
         self.go = members[0].shape.vocabulary_size
         self._lanes, self._steps = lanes, steps
-        groups: dict[lstm.Shape, list[int]] = collections.defaultdict(list)
+        groups: dict[shapes.Shape, list[int]] = collections.defaultdict(list)
         for number, member in enumerate(members):
             groups[member.shape].append(number)
-        self._order = [number for numbers in groups.values() for number in numbers]
-        self._groups: list[Params] = []  # folded parameters, stacked over the members of a group
-        for numbers in groups.values():
-            folded = [lstm.fold(members[number].params) for number in numbers]
-            self._groups.append(jax.tree.map(lambda *leaves: jnp.stack(leaves), *folded))
+        self._order: list[int] = []  # the language models' numbers, group by group
+        self._groups: list[Params] = []  # their folded parameters, stacked over the members of a group
+        self._by_windows: list[tuple[list[int], WindowScorer]] = []
+        for shape, numbers in groups.items():
+            params = [members[number].params for number in numbers]
+            if isinstance(shape, lstm.Shape):
+                self._order += numbers
+                self._groups.append(_stacked([lstm.fold(one) for one in params]))
+            else:
+                self._by_windows.append((numbers, WindowScorer(shape, _stacked(params))))
 
     def surprisal(self, sequences: Sequences) -> np.ndarray:
         """Scores traces of any lengths; identical ones are computed once.
@@ -48,7 +55,8 @@ class Scorer:
           sequences: N traces, ids in the members' vocabulary.
 
         Returns:
-          float32 `[M, total]`: -log P(call | the calls before it) in nats, laid out like `sequences.calls`.
+          float32 `[M, total]`: -log P(call | the calls before it) in nats, laid out like `sequences.calls`; under a
+          model of windows what `WindowScorer.surprisal` says.
         """
         first, inverse = sequences.distinct()
         if len(first) == len(sequences):
@@ -59,10 +67,17 @@ class Scorer:
         return scores[:, np.arange(len(sequences.calls)) + shift]
 
     def _surprisal(self, sequences: Sequences) -> np.ndarray:
+        scores = np.empty((len(self.names), len(sequences.calls)), np.float32)
+        for numbers, scorer in self._by_windows:
+            scores[numbers] = scorer.surprisal(sequences)
+        if self._groups:
+            self._score_lanes(sequences, scores)
+        return scores
+
+    def _score_lanes(self, sequences: Sequences, scores: np.ndarray) -> None:
         lanes = min(self._lanes, 1 << (len(sequences) - 1).bit_length())
         packer = packing.Packer(sequences, self.go)
         states = self.initial_states(lanes)
-        scores = np.empty((len(self.names), len(sequences.calls)), np.float32)
         in_flight: collections.deque[tuple[np.ndarray, list[Array]]] = collections.deque()
         for plan in packing.lane_plans(sequences, lanes, self._steps):
             states, surprisals = self.tile(states, packer.gather(plan))
@@ -71,7 +86,6 @@ class Scorer:
                 self._collect(scores, *in_flight.popleft())
         while in_flight:
             self._collect(scores, *in_flight.popleft())
-        return scores
 
     def _collect(self, scores: np.ndarray, plan: np.ndarray, surprisals: list[Array]) -> None:
         used = plan >= 0
@@ -89,7 +103,11 @@ class Scorer:
 
         Returns:
           for each member float32 `[N, H]`.
+
+        Raises:
+          SyscallLMError: a member is a model of windows.
         """
+        self._require_language_models("the state after a trace")
         first, inverse = sequences.distinct()
         # A model reads the call before the one it predicts, so it has read a whole trace one position later.
         longer = Sequences.from_list(np.append(sequences[int(i)], 0) for i in first)
@@ -123,8 +141,21 @@ class Scorer:
         return [state for state, _ in results], [scores for _, scores in results]
 
     def stream(self, lanes: int = 1) -> "Stream":
-        """A live stream of `lanes` traces, scored call by call."""
+        """A live stream of `lanes` traces, scored call by call.
+
+        Raises:
+          SyscallLMError: a member is a model of windows (`WindowScorer` has a stream of their own).
+        """
+        self._require_language_models("this stream")
         return Stream(self, lanes)
+
+    def _require_language_models(self, what: str) -> None:
+        for numbers, _ in self._by_windows:
+            raise SyscallLMError(f"member {self.names[numbers[0]]} reads windows; only language models have {what}")
+
+
+def _stacked(params: Sequence[Params]) -> Params:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
 
 
 @functools.partial(jax.jit, donate_argnums=1)

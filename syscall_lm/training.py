@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from syscall_lm import loop
+from syscall_lm import loop, window_training
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.loop import SCHEDULES as SCHEDULES
 from syscall_lm.loop import Trained
 from syscall_lm.mesh import Mesh
 from syscall_lm.models import language_model, lstm
+from syscall_lm.models.shapes import Shape
 from syscall_lm.models.store import Member
 from syscall_lm.traces import packing
 from syscall_lm.traces.trace import Sequences
@@ -80,7 +81,7 @@ def choose_held_out(normal: Sequences, fraction: float, seed: int) -> np.ndarray
 
 
 def train_members(
-    shapes: Sequence[lstm.Shape],
+    shapes: Sequence[Shape],
     recipe: Recipe,
     train: Sequences,
     held_out: Sequences,
@@ -92,7 +93,8 @@ def train_members(
 
     Args:
       shapes: of the M members; a shape that stands k times gives members NAME.1 to NAME.k.
-      recipe, train, held_out, log, options: see `train_group`.
+      recipe: of the language models; models of windows take over what applies to them (`WindowRecipe.like`).
+      train, held_out, log, options: see `train_group`.
       workdir: each group keeps its checkpoints in a folder of its own there.
 
     Returns:
@@ -107,7 +109,12 @@ def train_members(
         def log_all(rows: list[dict[str, Any]], before: tuple[dict[str, Any], ...] = tuple(history)) -> None:
             log([*before, *rows])
 
-        trained = train_group(shape, numbers, recipe, train, held_out, folder, log=log_all, **options)
+        arguments = (train, held_out, folder)
+        if isinstance(shape, lstm.Shape):
+            trained = train_group(shape, numbers, recipe, *arguments, log=log_all, **options)
+        else:
+            by_windows = window_training.WindowRecipe.like(recipe, shape)
+            trained = window_training.train_group(shape, numbers, by_windows, *arguments, log=log_all, **options)
         history += trained.history
         for place, number in enumerate(numbers):
             name = str(shape) if len(numbers) == 1 else f"{shape}.{place + 1}"

@@ -13,10 +13,11 @@ import jax
 import numpy as np
 
 from syscall_lm.models import lstm
+from syscall_lm.models.shapes import WindowShape, module_of
 from syscall_lm.traces.trace import Sequences
 from syscall_lm.traces.windows import Batch, Windows, in_batches
 from syscall_lm.types import Array, Params
-from syscall_lm.window_training import Shape, judge, model_of
+from syscall_lm.window_training import judge
 
 BATCH = 512  # windows that are scored side by side
 CHUNK = 2**16  # windows among which identical ones are looked for
@@ -30,7 +31,7 @@ class WindowScorer:
       params: their parameters, every array with a leading axis M.
     """
 
-    def __init__(self, shape: Shape, params: Params):
+    def __init__(self, shape: WindowShape, params: Params):
         self.shape = shape
         self.params = params
         self.members = len(jax.tree.leaves(params)[0])
@@ -73,9 +74,9 @@ class WindowScorer:
 
 
 @functools.partial(jax.jit, static_argnames="shape")
-def _surprisal(params: Params, batch: Batch, shape: Shape) -> Array:
+def _surprisal(params: Params, batch: Batch, shape: WindowShape) -> Array:
     def member(params: Params, batch: Batch) -> Array:
-        return judge(model_of(shape).logits(params, batch), batch)[0]
+        return judge(module_of(shape).logits(params, batch), batch)[0]
 
     return lstm.over_members(member, params, shared=(batch,))
 
@@ -90,7 +91,7 @@ class WindowStream:
     def __init__(self, scorer: WindowScorer, lanes: int):
         self.shape = scorer.shape
         self.delay = self.shape.delay
-        model = model_of(self.shape)
+        model = module_of(self.shape)
         self._folded = jax.vmap(model.fold)(scorer.params)
         self._start = jax.vmap(lambda folded: model.begin(folded, self.shape, lanes))(self._folded)
         self._state = self._start
@@ -113,8 +114,8 @@ class WindowStream:
 
 
 @functools.partial(jax.jit, static_argnames="shape")
-def _advance(folded: Params, state, calls: Array, shape: Shape):
+def _advance(folded: Params, state, calls: Array, shape: WindowShape):
     def member(folded, state, calls):
-        return model_of(shape).advance(folded, shape, state, calls)
+        return module_of(shape).advance(folded, shape, state, calls)
 
     return lstm.over_members(member, folded, state, shared=(calls,))

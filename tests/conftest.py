@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from syscall_lm.detectors.ensemble import Calibration
-from syscall_lm.models import language_model, lstm, store
+from syscall_lm.models import shapes, store
 from syscall_lm.traces.vocabulary import Vocabulary
 
 
@@ -37,20 +37,20 @@ def tiny_model() -> Callable[..., pathlib.Path]:
         held_out: int = 120,
         info: Mapping[str, Any] | None = None,
     ) -> pathlib.Path:
-        shapes = [lstm.Shape.parse(member, vocabulary.size) for member in members]
+        sizes = [shapes.parse(member, vocabulary.size) for member in members]
         rng = np.random.default_rng(0)
 
-        def drawn(shape: lstm.Shape) -> Any:  # as `initialise` does, without compiling it for every shape
-            tree = jax.eval_shape(lambda key: language_model.initialise(key, shape), jax.random.key(0))
+        def drawn(shape: shapes.Shape) -> Any:  # as `initialise` does, without compiling it for every shape
+            tree = jax.eval_shape(lambda key: shapes.initialise(key, shape), jax.random.key(0))
             return jax.tree.map(lambda leaf: rng.uniform(-0.1, 0.1, leaf.shape).astype(leaf.dtype), tree)
 
         names = [f"{member}.{number + 1}" for number, member in enumerate(members)]
-        parameters = [drawn(shape) for shape in shapes]
+        parameters = [drawn(shape) for shape in sizes]
         scores = np.log(vocabulary.size) + rng.normal(-0.05, 0.05, (len(members), held_out))
         calibration = Calibration.from_scores(scores, scores, f"{held_out} made-up normal traces")
         path.mkdir(parents=True, exist_ok=True)
         (path / store.CALIBRATION).write_text(json.dumps(calibration.to_json(names)))
-        made = tuple(store.Member(*parts) for parts in zip(names, shapes, parameters, strict=True))
+        made = tuple(store.Member(*parts) for parts in zip(names, sizes, parameters, strict=True))
         store.save(path, vocabulary, made, info or {})
         return path
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from syscall_lm import training, window_training
-from syscall_lm.models import lstm
+from syscall_lm.models import lstm, shapes
 from syscall_lm.traces.trace import Sequences
 
 V = 5
@@ -34,7 +34,7 @@ def losses():
         "two members": training.train_group(shape, [0, 1], lanes, TRACES, TRACES.take(np.arange(11))).history,
         "one member": training.train_group(shape, [0], traces, TRACES, TRACES.take(np.arange(5))).history,
         "windows": window_training.train_group(
-            window_training.shape_of("autoencoder", V, 3, 4), [0], windows, TRACES, TRACES
+            shapes.window_shape("autoencoder", V, 3, 4), [0], windows, TRACES, TRACES
         ).history,
     }
     return {name: [[row["train_nll"], row["held_out_nll"]] for row in rows] for name, rows in histories.items()}

@@ -7,7 +7,7 @@ import pytest
 from syscall_lm import checkpoints, window_training
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.mesh import Mesh
-from syscall_lm.models import encoder_decoder
+from syscall_lm.models import encoder_decoder, shapes
 from syscall_lm.traces.trace import Sequences
 from syscall_lm.traces.windows import Windows
 
@@ -26,7 +26,7 @@ def recipe(**changes):
 
 
 def shape(model):
-    return window_training.shape_of(model, V, L, 8)
+    return shapes.window_shape(model, V, L, 8)
 
 
 def check_that_it_learned(trained):
@@ -102,7 +102,7 @@ def test_what_makes_no_sense_is_refused(traces):
         with pytest.raises(SyscallLMError, match=next(iter(changes))):
             recipe(**changes)
     with pytest.raises(SyscallLMError, match="no window model"):
-        window_training.shape_of("transformer", V, L)
+        shapes.window_shape("transformer", V, L)
     with pytest.raises(SyscallLMError, match="windows of 3"):
         window_training.train_group(shape("autoencoder"), [0], recipe(length=4), traces, traces)
     with pytest.raises(SyscallLMError, match="traces to learn from"):

@@ -23,7 +23,11 @@ from syscall_lm.traces.archive import TraceArchive
 
 ARCHIVE = flags.DEFINE_string("archive", None, "labelled traces with the splits train and test", required=True)
 OUTPUT = flags.DEFINE_string("output", "results/kim2017", "directory for baselines.json and baselines.md")
-DETECTORS = flags.DEFINE_list("detectors", list(catalogue.ALONE), "names from syscall_lm/detectors/catalogue.py")
+DETECTORS = flags.DEFINE_list(
+    "detectors",
+    [name for name in catalogue.ALONE if name not in catalogue.NEURAL],
+    "names from syscall_lm/detectors/catalogue.py",
+)
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "for the detectors that are random")
 
 

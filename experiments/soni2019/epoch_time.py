@@ -27,7 +27,7 @@ from syscall_lm import files, training, window_training
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, data, provenance
 from syscall_lm.experiments.soni2019 import study
-from syscall_lm.models import lstm
+from syscall_lm.models import lstm, shapes
 from syscall_lm.traces.archive import TraceArchive
 from syscall_lm.traces.trace import Sequences
 from syscall_lm.window_scoring import WindowScorer
@@ -71,7 +71,7 @@ def measure(
     model: str, length: int, settings: study.Settings, vocabulary_size: int, train: Sequences, held_out: Sequences
 ) -> dict[str, Any]:
     """One model of one length: seconds per epoch, and the latency of its stream."""
-    shape = window_training.shape_of(model, vocabulary_size, length, settings.cells)
+    shape = shapes.window_shape(model, vocabulary_size, length, settings.cells)
     recipe = settings.recipe(model, length)
     trained = window_training.train_group(shape, [0], recipe, train, held_out, progress=True)
     stream = WindowScorer(shape, trained.params).stream()

@@ -12,7 +12,7 @@ import numpy as np
 
 from syscall_lm import loop, window_training
 from syscall_lm.experiments import data
-from syscall_lm.models import autoencoder, encoder_decoder, store
+from syscall_lm.models import autoencoder, encoder_decoder, shapes, store
 from syscall_lm.traces.archive import TraceArchive
 from syscall_lm.traces.trace import Sequences
 from syscall_lm.types import Params
@@ -34,15 +34,18 @@ class Settings:
       seeds: M, members that are trained side by side and differ in their initialisation.
       cells: H.
       learning_rate, autoencoder_learning_rate: Adam's, at its peak, for either model.
-      epochs, schedule, patience, stride, seed: see `window_training.WindowRecipe`.
+      epochs, autoencoder_epochs: likewise; the autoencoder makes all of them.
+      patience: of the encoder-decoder, see `window_training.WindowRecipe`.
+      schedule, stride, seed: see there.
       held_out: the share of the normal traces to hold out, where the archive has no split for it.
     """
 
     seeds: int = 3
     cells: int = 64
     epochs: int = 15
-    learning_rate: float = 1e-2
-    autoencoder_learning_rate: float = 8e-2
+    autoencoder_epochs: int = 100
+    learning_rate: float = window_training.LEARNING_RATES[encoder_decoder.NAME]
+    autoencoder_learning_rate: float = window_training.LEARNING_RATES[autoencoder.NAME]
     schedule: str = "cosine"
     patience: int = 4
     stride: int = 2
@@ -51,11 +54,14 @@ class Settings:
 
     def recipe(self, model: str, length: int) -> window_training.WindowRecipe:
         """The recipe for a model of windows of one length."""
+        epochs, patience, learning_rate = self.epochs, self.patience, self.learning_rate
+        if model == autoencoder.NAME:
+            epochs, patience, learning_rate = (self.autoencoder_epochs,) * 2 + (self.autoencoder_learning_rate,)
         return window_training.WindowRecipe(
-            epochs=self.epochs,
-            learning_rate=self.autoencoder_learning_rate if model == autoencoder.NAME else self.learning_rate,
+            epochs=epochs,
+            learning_rate=learning_rate,
             schedule=self.schedule,
-            patience=self.patience,
+            patience=patience,
             seed=self.seed,
             length=length,
             stride=self.stride,
@@ -77,9 +83,9 @@ class Study:
         self.train, self.held_out = data.training_traces(archive, settings.held_out, settings.seed)
         self._workdir = workdir
 
-    def shape(self, model: str, length: int) -> window_training.Shape:
+    def shape(self, model: str, length: int) -> shapes.WindowShape:
         """The shape of a model."""
-        return window_training.shape_of(model, self.archive.vocabulary.size, length, self.settings.cells)
+        return shapes.window_shape(model, self.archive.vocabulary.size, length, self.settings.cells)
 
     def trained(
         self, model: str, length: int, log: Callable[[list[dict[str, Any]]], None] = lambda rows: None

@@ -38,7 +38,10 @@ MODELS = flags.DEFINE_list("models", list(study.MODELS), "which models")
 LENGTHS = flags.DEFINE_list("lengths", [str(length) for length in study.LENGTHS], "L, calls in a window")
 SEEDS = flags.DEFINE_integer("seeds", _DEFAULTS.seeds, "members, trained side by side", lower_bound=1)
 CELLS = flags.DEFINE_integer("cells", _DEFAULTS.cells, "H", lower_bound=1)
-EPOCHS = flags.DEFINE_integer("epochs", _DEFAULTS.epochs, "passes over the windows, at most; the paper's: 100")
+EPOCHS = flags.DEFINE_integer("epochs", _DEFAULTS.epochs, "the encoder-decoder's passes over the windows, at most")
+AUTOENCODER_EPOCHS = flags.DEFINE_integer(
+    "autoencoder_epochs", _DEFAULTS.autoencoder_epochs, "the autoencoder's passes"
+)
 LEARNING_RATE = flags.DEFINE_float("learning_rate", _DEFAULTS.learning_rate, "Adam's, of the encoder-decoder")
 AUTOENCODER_LEARNING_RATE = flags.DEFINE_float(
     "autoencoder_learning_rate", _DEFAULTS.autoencoder_learning_rate, "Adam's, of the autoencoder"
@@ -59,6 +62,7 @@ def main(argv: list[str]) -> None:
         seeds=SEEDS.value,
         cells=CELLS.value,
         epochs=EPOCHS.value,
+        autoencoder_epochs=AUTOENCODER_EPOCHS.value,
         learning_rate=LEARNING_RATE.value,
         autoencoder_learning_rate=AUTOENCODER_LEARNING_RATE.value,
         schedule=SCHEDULE.value,

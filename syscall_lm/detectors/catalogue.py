@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterable
 
+from syscall_lm.detectors.autoencoder import AutoencoderDetector
 from syscall_lm.detectors.base import Detector
 from syscall_lm.detectors.clusters import Clusters
+from syscall_lm.detectors.encoder_decoder import EncoderDecoderDetector
 from syscall_lm.detectors.extreme_learning import ExtremeLearning
 from syscall_lm.detectors.features import FinalState, Frequency, TfIdf
 from syscall_lm.detectors.hmm import HiddenMarkov
@@ -30,6 +32,8 @@ ALONE: dict[str, Callable[[int, int], Detector]] = {
     "ngram": lambda v, seed: NGram(v),
     "ngram-calmest": lambda v, seed: Stretch(NGram(v), "calmest"),
     "ngram-highest": lambda v, seed: Stretch(NGram(v), "highest"),
+    "encoder-decoder": lambda v, seed: EncoderDecoderDetector(v, seed=seed),
+    "autoencoder": lambda v, seed: AutoencoderDetector(v, seed=seed),
 }
 
 # Detectors that look into one trained language model, made from it and a seed.
@@ -41,7 +45,8 @@ ON_MEMBER: dict[str, Callable[[Member, int], Detector]] = {
     "lstm-highest": lambda member, seed: Stretch(TrainedMember(member), "highest"),
 }
 
-RANDOM = frozenset({"hmm", "elm"})  # these depend on the seed
+NEURAL = frozenset({"encoder-decoder", "autoencoder"})  # these take minutes to learn
+RANDOM = frozenset({"hmm", "elm"}) | NEURAL  # these depend on the seed
 
 
 def build(

@@ -9,10 +9,11 @@ import numpy as np
 from syscall_lm import scoring, training
 from syscall_lm.detectors.base import Detector, conformal_threshold
 from syscall_lm.errors import SyscallLMError
+from syscall_lm.models.shapes import WindowShape, window_shape
 from syscall_lm.traces.trace import Sequences
 from syscall_lm.types import Params
 from syscall_lm.window_scoring import WindowScorer, WindowStream
-from syscall_lm.window_training import Shape, WindowRecipe, shape_of, train_group
+from syscall_lm.window_training import WindowRecipe, train_group
 
 AGGREGATES = ("mean", "highest")
 STRETCH = 60  # calls: whole windows of 3, 10 and 15
@@ -62,12 +63,13 @@ class WindowDetector(Detector):
 
     Args:
       vocabulary_size: V of the traces' vocabulary.
-      recipe: how to train; its `length` is L.
+      recipe: how to train; its `length` is L. Without one, the model's own, for windows of 10 calls (the paper's best).
       cells: H.
       members: trained side by side with different initialisations; their surprisals are averaged.
       aggregate: "mean": a trace's score is the average over all its calls (in other words, over its windows, each with
         the weight of its calls); "highest": the average over those `STRETCH` consecutive calls where it is highest.
       false_alarm_rate: see `Detector`; it holds for traces and, by a threshold of their own, for windows.
+      seed: of the recipe, if none is given.
 
     Attributes:
       scorer: scores calls.
@@ -85,19 +87,20 @@ class WindowDetector(Detector):
         members: int = 1,
         aggregate: str = "mean",
         false_alarm_rate: float = 0.01,
+        seed: int = 0,
     ):
         super().__init__(false_alarm_rate)
         if aggregate not in AGGREGATES:
             raise SyscallLMError(f"aggregate={aggregate!r}: must be one of {', '.join(AGGREGATES)}")
-        self.recipe = recipe or WindowRecipe()
-        self.shape = shape_of(self.model, vocabulary_size, self.recipe.length, cells)
+        self.recipe = recipe or WindowRecipe.of(self.model, seed=seed)
+        self.shape = window_shape(self.model, vocabulary_size, self.recipe.length, cells)
         self.aggregate = aggregate
         self.members = members
         self.scorer: WindowScorer | None = None
 
     @classmethod
     def of_trained(
-        cls, shape: Shape, params: Params, aggregate: str = "mean", false_alarm_rate: float = 0.01
+        cls, shape: WindowShape, params: Params, aggregate: str = "mean", false_alarm_rate: float = 0.01
     ) -> "WindowDetector":
         """A detector around one trained model; `fit` only sets the thresholds then."""
         recipe = WindowRecipe(length=shape.length)

@@ -49,7 +49,7 @@ class Shape:
         return 0
 
     def __str__(self) -> str:
-        return f"{NAME}-{self.cells}"
+        return f"{NAME}-{self.length}x{self.cells}"
 
 
 class EncoderDecoder(nn.Module):

@@ -18,12 +18,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 
 from syscall_lm import files
 from syscall_lm.errors import SyscallLMError
-from syscall_lm.models import lstm
+from syscall_lm.models import shapes
 from syscall_lm.traces.vocabulary import Vocabulary
 from syscall_lm.types import Params
 
@@ -34,10 +33,10 @@ CARD = "MODEL_CARD.md"
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """One trained language model."""
+    """One trained model."""
 
     name: str
-    shape: lstm.Shape
+    shape: shapes.Shape
     params: Params
 
 
@@ -48,7 +47,7 @@ class Model:
     Attributes:
       path: the directory.
       vocabulary: the call names that it predicts.
-      members: M language models.
+      members: M models, most often language models.
       info: how it was made: recipe, data, seeds, versions, held-out losses (plain JSON values).
     """
 
@@ -90,7 +89,7 @@ def load(path: pathlib.Path) -> Model:
     try:
         vocabulary = Vocabulary(tuple(configuration["vocabulary"]["names"]), configuration["vocabulary"]["origin"])
         intact = vocabulary.hash == configuration["vocabulary"]["hash"]
-        shapes = {name: lstm.Shape.parse(text, vocabulary.size) for name, text in configuration["members"].items()}
+        sizes = {name: shapes.parse(text, vocabulary.size) for name, text in configuration["members"].items()}
         info = dict(configuration["info"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise SyscallLMError(f"{path / 'model.json'}: damaged ({type(error).__name__}: {error})") from error
@@ -98,11 +97,11 @@ def load(path: pathlib.Path) -> Model:
         raise SyscallLMError(f"{path}: its call names do not match their hash; model.json is damaged")
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            expected = {name: _abstract(shape) for name, shape in shapes.items()}
+            expected = {name: _abstract(shape) for name, shape in sizes.items()}
             parameters = checkpointer.restore(_parameters(path), expected)
     except Exception as error:  # Orbax and its storage raise many kinds
         raise SyscallLMError(f"{path / 'parameters'}: missing or damaged ({type(error).__name__})") from error
-    members = tuple(Member(name, shape, parameters[name]) for name, shape in shapes.items())
+    members = tuple(Member(name, shape, parameters[name]) for name, shape in sizes.items())
     for member in members:
         if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(member.params)):
             raise SyscallLMError(f"{path / 'parameters'}: member {member.name} holds numbers that are not finite")
@@ -128,18 +127,8 @@ def _parameters(path: pathlib.Path) -> pathlib.Path:
     return path.absolute() / "parameters"
 
 
-def _abstract(shape: lstm.Shape) -> Params:
+def _abstract(shape: shapes.Shape) -> Params:
     """Shapes and types of a member's parameters, placed on this process's first device."""
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-    def array(*size: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(size, np.float32, sharding=device)
-
-    v, h = shape.vocabulary_size, shape.cells
-    layer = {"w_ih": array(h, 4 * h), "w_hh": array(h, 4 * h), "b": array(4 * h)}
-    return {
-        "embedding": array(v + 1, h),
-        "layers": {str(i): dict(layer) for i in range(shape.layers)},
-        "w_out": array(h, v),
-        "b_out": array(v),
-    }
+    params = jax.eval_shape(lambda key: shapes.initialise(key, shape), jax.random.key(0))
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), params)

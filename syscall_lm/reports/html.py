@@ -49,6 +49,7 @@ class Suspect:
       start: the first call of the most surprising stretch, from 0.
       mean: its surprisal, nats per call.
       stretch: its calls: name and surprisal in nats.
+      least_expected: of the whole trace, the call with the highest surprisal: position from 0, name, nats.
       same_as: rank (from 1) of an earlier suspect with exactly these calls, or None.
     """
 
@@ -62,6 +63,7 @@ class Suspect:
     start: int
     mean: float
     stretch: Sequence[tuple[str, float]]
+    least_expected: tuple[int, str, float]
     same_as: int | None = None
 
 

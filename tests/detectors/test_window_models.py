@@ -4,17 +4,19 @@ import jax
 import numpy as np
 import pytest
 
-from syscall_lm import window_training
 from syscall_lm.detectors.autoencoder import AutoencoderDetector
 from syscall_lm.detectors.encoder_decoder import EncoderDecoderDetector
 from syscall_lm.detectors.window_models import STRETCH, aggregated
 from syscall_lm.errors import SyscallLMError
+from syscall_lm.models import shapes
+from syscall_lm.models.store import Member
+from syscall_lm.scoring import Scorer
 from syscall_lm.traces.trace import Sequences
 from syscall_lm.window_scoring import WindowScorer
 from syscall_lm.window_training import WindowRecipe
 
 V, L, M = 7, 4, 2
-MODELS = list(window_training.MODELS)
+MODELS = list(shapes.WINDOW_MODELS)
 
 
 @pytest.fixture(scope="module")
@@ -27,20 +29,20 @@ def traces():
 
 def random_parameters(shape, members=M):
     rng = np.random.default_rng(1)
-    tree = jax.eval_shape(lambda key: window_training.model_of(shape).initialise(key, shape), jax.random.key(0))
+    tree = jax.eval_shape(lambda key: shapes.module_of(shape).initialise(key, shape), jax.random.key(0))
     return jax.tree.map(lambda leaf: rng.normal(size=(members, *leaf.shape)).astype(np.float32), tree)
 
 
 @pytest.fixture(scope="module", params=MODELS)
 def scorer(request):
-    shape = window_training.shape_of(request.param, V, L, 5)
+    shape = shapes.window_shape(request.param, V, L, 5)
     return WindowScorer(shape, random_parameters(shape))
 
 
 def test_windows_equal_their_trace_read_by_itself(scorer, traces):
     """Against the model's own output, window by window, in numpy."""
     found = scorer.surprisal(traces)
-    logits = jax.jit(window_training.model_of(scorer.shape).logits)
+    logits = jax.jit(shapes.module_of(scorer.shape).logits)
     windows = scorer.windows(traces)
     for member in range(M):
         params = jax.tree.map(lambda leaf, i=member: leaf[i], scorer.params)
@@ -65,13 +67,37 @@ def test_a_stream_call_by_call_equals_the_batch(scorer, traces):
 
 
 def test_the_encoder_decoder_tells_at_once_and_the_autoencoder_a_window_later():
-    delays = {model: window_training.shape_of(model, V, L).delay for model in MODELS}
+    delays = {model: shapes.window_shape(model, V, L).delay for model in MODELS}
     assert delays == {"encoder-decoder": 0, "autoencoder": L}
+
+
+def test_models_of_windows_and_language_models_are_members_alike(traces):
+    names = ["1x3", f"encoder-decoder-{L}x5", f"autoencoder-{L}x5"]
+    members = []
+    for name in [*names, names[1]]:
+        shape = shapes.parse(name, V)
+        assert str(shape) == name
+        members.append(Member(name, shape, jax.tree.map(lambda leaf: leaf[0] + len(members), random_parameters(shape))))
+    together = Scorer(members)
+    assert together.names == [*names, names[1]]
+    alone = [Scorer([member]).surprisal(traces)[0] for member in members]
+    np.testing.assert_allclose(together.surprisal(traces), alone, rtol=1e-5, atol=1e-5)
+    windows = WindowScorer(members[1].shape, jax.tree.map(lambda leaf: leaf[None], members[1].params))
+    np.testing.assert_allclose(alone[1], windows.surprisal(traces)[0], rtol=1e-5)
+    for ask in (lambda: together.final_states(traces), together.stream):
+        with pytest.raises(SyscallLMError, match=f"encoder-decoder-{L}x5 reads windows"):
+            ask()
+
+
+@pytest.mark.parametrize("text", ["encoder-decoder-x64", "autoencoder-10x0", "autoencoder-64", "autoencoder-9999x64"])
+def test_a_name_that_says_no_window_model_is_refused(text):
+    with pytest.raises(SyscallLMError, match="LENGTHxCELLS"):
+        shapes.parse(text, V)
 
 
 @pytest.fixture(scope="module", params=[EncoderDecoderDetector, AutoencoderDetector])
 def detector(request, traces):
-    shape = window_training.shape_of(request.param.model, V, L, 5)
+    shape = shapes.window_shape(request.param.model, V, L, 5)
     params = jax.tree.map(lambda leaf: leaf[0], random_parameters(shape))
     return request.param.of_trained(shape, params, false_alarm_rate=0.3).fit(traces, traces)
 

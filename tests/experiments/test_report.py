@@ -176,6 +176,7 @@ def test_a_trace_of_one_call_and_an_archive_of_one_trace(folder, done):
     page_of(folder, done, "one_call")
     (suspect,) = numbers_of(folder, "one_call")["suspects"]
     assert (suspect["length"], suspect["stretch_start"], len(suspect["stretch"])) == (1, 0, 1)
+    assert suspect["least_expected"] == [0, *suspect["stretch"][0]]
 
 
 def test_hostile_names_are_escaped_everywhere(folder, done):

@@ -41,6 +41,7 @@ def suspect(text, **changes):
         "start": 10,
         "mean": 4.0,
         "stretch": [(text, 0.0), ("open", 4.5), ("<unknown>", 123.0)],
+        "least_expected": (12, text, 123.0),
     }
     return page.Suspect(**{**values, **changes})
 
