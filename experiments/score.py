@@ -4,8 +4,8 @@
 
 A trace's score is its average negative log-likelihood under each member, combined by the ensemble; above the threshold
 it is abnormal. The threshold is the one that held-out normal traces exceed with the probability --far. The output holds
-the most surprising stretch of every trace and its least expected call, and appears under its name when complete. A run that was killed
-is resumed by the same command: what it has scored lies in OUTPUT.parts.
+the most surprising stretch of every trace and its least expected call, and appears under its name only when it is
+complete. A run that was killed is resumed by the same command: what it has scored lies in OUTPUT.parts.
 """
 
 import hashlib

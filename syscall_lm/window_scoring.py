@@ -59,14 +59,15 @@ class WindowScorer:
             _, first, inverse = np.unique(
                 rows.view(f"V{rows.dtype.itemsize * rows.shape[1]}")[:, 0], return_index=True, return_inverse=True
             )
-            parts = [
-                np.asarray(_surprisal(self.params, windows.gather(plan), self.shape))
-                for plan in in_batches(numbers[first], BATCH)
-            ]
+            parts = [self.read(windows.gather(plan)) for plan in in_batches(numbers[first], BATCH)]
             values = np.concatenate(parts, -1)[..., inverse]  # [M, L, chunk]
             positions = windows.starts[numbers] + np.arange(self.shape.length)[:, None]
             scores[:, positions[batch.mask]] = values[:, batch.mask]
         return scores
+
+    def read(self, batch: Batch) -> np.ndarray:
+        """Surprisal of every call of B windows, float32 `[M, L, B]` in nats; it means nothing where they are masked."""
+        return np.asarray(_surprisal(self.params, batch, self.shape))
 
     def stream(self, lanes: int = 1) -> "WindowStream":
         """A live stream of `lanes` traces, scored call by call."""

@@ -53,8 +53,9 @@ def of_archive(training_file: pathlib.Path, detection_file: pathlib.Path) -> lis
         "",
         *([detection["notice"], ""] if detection and detection.get("notice") else []),
         f"{training['windows']:,} windows to learn from, {training['held_out_windows']:,} held out, stride "
-        f"{settings['stride']}, H = {settings['cells']}, at most {settings['epochs']} epochs; mean ± standard "
-        f"deviation of {settings['seeds']} seeds.",
+        f"{settings['stride']}, H = {settings['cells']}, mean ± standard deviation of "
+        f"{settings['seeds']} seeds. Epochs, at most: encoder-decoder {settings['epochs']}, autoencoder "
+        f"{settings['autoencoder_epochs']} (why: experiments/soni2019/train.py).",
         "",
         "Exact is the paper's accuracy: windows predicted (reconstructed) exactly / windows, on normal traces; beside "
         "it calls predicted / calls. The loss is in nats per call; training figures are averages over the best epoch, "
@@ -135,33 +136,56 @@ def detected(detection: dict[str, Any] | None, model: str, length: int) -> list[
 
 
 def times(result: dict[str, Any]) -> list[str]:
-    """Tables 1 and 2, and the latency of streams."""
-    environment = result["environment"]
+    """Tables 1 and 2, speed beside the language model, and the latency of streams."""
+    device = f"{result['environment']['device']} ({result['cores']} cores)"
     lines = [
         "## Tables 1 and 2: time per epoch",
         "",
-        f"One model on {environment['device']} ({result.get('cores', '?')} cores, which other work shared), "
-        f"{result['windows']:,} windows of {result['archive']}, H = {result['cells']}. The paper's times are for some "
-        "140,000 windows, on unknown hardware and with unknown H. A GPU was not measured; the command for one stands "
-        "in experiments/soni2019/epoch_time.py. Latency: from a call to its answer, in a stream.",
+        f"One model, {result['windows']:,} windows of {result['archive']}, minibatches of "
+        f"{result['minibatch_windows']}, H = {result['cells']}: the median of {result['rounds'] * result['steps']} "
+        f"steps in {result['rounds']} interleaved rounds, times the steps of an epoch, in seconds. The paper's times "
+        "are for some 140,000 windows, on unknown hardware and with unknown H. A GPU runs the same command "
+        "(experiments/soni2019/epoch_time.py).",
         "",
-        "| model | L | here, s | the paper's, s | calls/s in training | parameters | latency, median, µs | 99 %, µs |",
+    ]
+    lengths = sorted({row["length"] for row in result["rows"]})
+    lines += ["| model | on | " + " | ".join(f"L = {length}" for length in lengths) + " |", "|---" * 5 + "|"]
+    for model in study.MODELS:
+        seconds = {row["length"]: row["seconds_per_epoch"] for row in result["rows"] if row["model"] == model}
+        paper = study.PAPER_MS_PER_EPOCH[model]
+        lines += [
+            f"| {model} | {device} | " + " | ".join(f"{seconds[length]:.2f}" for length in lengths) + " |",
+            f"| | GPU | {' | '.join('not measured' for _ in lengths)} |",
+            f"| | the paper's | {' | '.join(f'{paper[length] / 1000:.2f}' for length in lengths)} |",
+        ]
+    lines += [
+        "",
+        "### Calls learned from per second, and latency",
+        "",
+        "Calls that training predicts per second, beside a language model of the same H (one layer, no dropout) with "
+        "as many calls a minibatch, in the same rounds. Latency: from a call to its answer in a stream with carried "
+        "state, and if the call's whole window is read anew, median / 99 %.",
+        "",
+        "| model | L | parameters | calls/s | language model, calls/s | ratio | stream, µs | whole window, µs |",
         "|---" * 8 + "|",
     ]
     for row in result["rows"]:
-        paper = study.PAPER_MS_PER_EPOCH[row["model"]].get(row["length"])
-        latency = row["latency_microseconds"]
-        lines.append(
-            f"| {row['model']} | {row['length']} | {row['seconds_per_epoch']:.2f} | {paper / 1000 if paper else ''} | "
-            f"{row['calls_per_second']:,.0f} | {row['parameters']:,} | {latency['median']} | {latency['99 %']} |"
+        ours, theirs = row["calls_per_second"], row["language_model_calls_per_second"]
+        stream, anew = (
+            f"{row[name]['median']} / {row[name]['99 %']}"
+            for name in ("latency_microseconds", "whole_window_microseconds")
         )
-    language_model = result["language_model"]
+        lines.append(
+            f"| {row['model']} | {row['length']} | {row['parameters']:,} | {ours:,.0f} | {theirs:,.0f} | "
+            f"{ours / theirs:.2f} | {stream} | {anew} |"
+        )
+    default = result["default_language_model"]
     return [
         *lines,
         "",
-        f"A language model of {language_model['shape']} learns {language_model['calls_per_second']:,.0f} calls/s from "
-        "the same traces. For each call that it predicts, the encoder-decoder runs two LSTM steps, the language model "
-        "one.",
+        f"A language model of the same H with its default recipe (4,096 calls a minibatch, dropout "
+        f"{default['dropout']}) learns from {default['calls_per_second']:,.0f} calls/s. For each call that it "
+        "predicts, the encoder-decoder runs two LSTM steps, the language model one.",
         "",
     ]
 

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from syscall_lm.kernels import lstm as lstm_kernel
+from syscall_lm.kernels.projection import project
 from syscall_lm.models import lstm
 from syscall_lm.traces.windows import Batch
 from syscall_lm.types import Array, HostArray, Params
@@ -102,8 +103,12 @@ def _zeros(folded: Params, lanes: int) -> State:
 def encode(folded: Params, before: HostArray) -> State:
     """The encoder's state after the calls `before`, int `[L, B]`."""
     encoder = folded["encoder"]
-    never = jnp.zeros(before.shape, bool)
-    _, state = lstm_kernel.lstm(encoder["table"][before], encoder["w_hh"], never, _zeros(folded, before.shape[1]))
+    x = encoder["table"][before]
+    c, _ = _zeros(folded, before.shape[1])
+    state = lstm_kernel.cell(x[0], c)  # the state before is zero: the first step needs no product
+    if len(before) > 1:
+        never = jnp.zeros(before[1:].shape, bool)
+        _, state = lstm_kernel.lstm(x[1:], encoder["w_hh"], never, state)
     return state
 
 
@@ -116,7 +121,7 @@ def logits(params: Params, batch: Batch) -> Array:
     state = encode(folded, batch.before)
     never = jnp.zeros(inputs.shape, bool)
     h, _ = lstm_kernel.lstm(decoder["table"][inputs], decoder["w_hh"], never, state)
-    return lstm.logits(folded, h)
+    return project(h, params["w_out"]) + params["b_out"]
 
 
 def _step(layer: Params, state: State, inputs: Array) -> State:
