@@ -22,7 +22,7 @@ from syscall_lm.experiments.soni2019 import study
 
 RESULTS = flags.DEFINE_string("results", "results/soni2019", "directory with the results, for table.md")
 
-WINDOWS_TRACES = "Windows traces: private, not obtainable"
+WINDOWS_TRACES = "the paper's Windows traces: private, not obtainable"
 OPERATING = ("false_alarm_rate", "detection_rate")
 
 
@@ -54,8 +54,7 @@ def of_archive(training_file: pathlib.Path, detection_file: pathlib.Path) -> lis
         *([detection["notice"], ""] if detection and detection.get("notice") else []),
         f"{training['windows']:,} windows to learn from, {training['held_out_windows']:,} held out, stride "
         f"{settings['stride']}, H = {settings['cells']}, mean ± standard deviation of "
-        f"{settings['seeds']} seeds. Epochs, at most: encoder-decoder {settings['epochs']}, autoencoder "
-        f"{settings['autoencoder_epochs']} (why: experiments/soni2019/train.py).",
+        f"{settings['seeds']} seeds. Why these epochs: experiments/soni2019/train.py.",
         "",
         "Exact is the paper's accuracy: windows predicted (reconstructed) exactly / windows, on normal traces; beside "
         "it calls predicted / calls. The loss is in nats per call; training figures are averages over the best epoch, "
@@ -63,9 +62,9 @@ def of_archive(training_file: pathlib.Path, detection_file: pathlib.Path) -> lis
         "for single windows; false alarms and detections are those at the threshold from held-out traces for 1 %. The "
         "paper's figures are for traces of its own.",
         "",
-        "| model | L | loss, held out | exact, training | exact, held out | calls, held out | AUC, mean | "
+        "| model | L | epochs | loss, held out | exact, training | exact, held out | calls, held out | AUC, mean | "
         "AUC, highest | AUC, windows | false alarms / detections | paper: exact, loss |",
-        "|---" * 11 + "|",
+        "|---" * 12 + "|",
     ]
     for run in training["runs"]:
         model, length, best = run["model"], run["length"], run["best"]
@@ -78,8 +77,9 @@ def of_archive(training_file: pathlib.Path, detection_file: pathlib.Path) -> lis
                 ("held_out_call_accuracy", True),
             )
         ]
+        cells.insert(0, str(len(run["history"])))
         lines.append(f"| {model} | {length} | {' | '.join([*cells, *detected(detection, model, length)])} |")
-    lines += [f"| {WINDOWS_TRACES} | | | | | | | | | | see above |", ""]
+    lines += [f"| {WINDOWS_TRACES} | | | | | | | | | | | not run |", ""]
     if detection is None:
         return lines
     lines += [conclusion(training, detection), ""]

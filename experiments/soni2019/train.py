@@ -2,8 +2,8 @@
 
   syscall-lm soni2019.train --archive=adfa.parquet --workdir=soni --output=results/soni2019
 
-Writes training-ARCHIVE.json, from which soni2019.figures draws figures 4 and 5 and soni2019.tables makes tables 1 and
-2: for each epoch loss and accuracy, training and held out, for each of three seeds, and the epoch's seconds. The paper
+Writes training-ARCHIVE.json, from which soni2019.figures draws figures 4 and 5: for each epoch loss and accuracy,
+training and held out, for each of three seeds, and the epoch's seconds (tables 1 and 2: soni2019.epoch_time). The paper
 trained on some 140,000 windows; every second call of ADFA-LD's training traces begins one, which gives 138,600. It
 found L = 10 best for both models: 97.2 % of the windows predicted exactly at a loss of 0.08 (encoder-decoder), 86 % at
 0.21 (autoencoder), on Windows traces of its own that are private.
