@@ -89,6 +89,25 @@ def test_accuracy_is_that_of_greedy_decoding(traces):
     np.testing.assert_allclose(metrics["window_accuracy"], sums["windows_right"] / sums["windows"])
 
 
+def test_gradients_found_by_parts_are_those_of_the_whole_minibatch(traces, monkeypatch):
+    objective = window_training.WindowPrediction(shape("encoder-decoder"), recipe(), traces, traces)
+    params = objective.initialise(jax.random.key(0))
+    batch = objective.gather(np.append(np.arange(15), -1))  # the last window is an empty one
+    found = {}
+    for part_calls in (10**6, 12):
+        monkeypatch.setattr(window_training, "PART_CALLS", part_calls)
+        gradient = jax.jit(jax.grad(objective.loss, has_aux=True))
+        found[part_calls], (sums, _) = gradient(params, jax.random.key(0), None, batch)
+        assert sums["calls"] == batch.mask.sum() and 0 < sums["windows"] <= 15
+    for a, b in zip(*map(jax.tree.leaves, found.values()), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_minibatches_are_cut_into_equal_parts():
+    cases = {(3, 256): 1, (10, 256): 2, (15, 256): 2, (10, 255): 3, (4096, 6): 6, (10, 1): 1}
+    assert {case: window_training.parts_of(*case) for case in cases} == cases
+
+
 def test_every_window_is_learned_from_once_an_epoch(traces):
     objective = window_training.WindowPrediction(shape("autoencoder"), recipe(), traces, traces)
     epochs = [np.concatenate(list(objective.plans(epoch))) for epoch in range(2)]
