@@ -16,6 +16,7 @@ Latency is the time from a call to its answer: of a stream with carried state, a
 whole window anew. Less than two minutes on two cores.
 """
 
+import itertools
 import json
 import os
 import pathlib
@@ -39,6 +40,7 @@ ARCHIVE = flags.DEFINE_string("archive", None, "trace archive to learn from", re
 OUTPUT = flags.DEFINE_string("output", "results/soni2019", "directory for epoch_time.json")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "in which all models take turns", lower_bound=1)
 STEPS = flags.DEFINE_integer("steps", 8, "of each model in a round", lower_bound=1)
+LENGTHS = flags.DEFINE_list("lengths", [str(length) for length in study.LENGTHS], "L, calls in a window")
 PUSHES = flags.DEFINE_integer("pushes", 2000, "calls of a stream", lower_bound=1)
 
 WARM_UP = 3
@@ -51,7 +53,7 @@ class Contender:
         self._objective = objective
         plans = list(objective.plans(0))
         self.steps_an_epoch = len(plans)
-        self._plans = plans[: WARM_UP + STEPS.value]
+        self._plans = list(itertools.islice(itertools.cycle(plans), WARM_UP + STEPS.value))
         self._state, self._step = loop.begin(objective, [0], recipe, recipe.epochs * len(plans))
         self.seconds: list[float] = []
         self.calls: list[int] = []
@@ -93,13 +95,14 @@ def main(argv: list[str]) -> None:
     """Measures and writes."""
     if argv:
         raise SyscallLMError(f"soni2019.epoch_time takes flags only; what is {argv[0]!r}?")
+    lengths = study.lengths(LENGTHS.value)
     archive = TraceArchive(ARCHIVE.value)
     settings = study.Settings()
     train, held_out = data.training_traces(archive, settings.held_out, settings.seed)
     vocabulary_size = archive.vocabulary.size
     language_models = {
         length: language_model(settings.cells, minibatch_calls(settings, length), 0.0, vocabulary_size, train, held_out)
-        for length in study.LENGTHS
+        for length in lengths
     }
     default = training.Recipe()
     default_language_model = language_model(
@@ -107,7 +110,7 @@ def main(argv: list[str]) -> None:
     )
     models: dict[tuple[str, int], Contender] = {}
     for model in study.MODELS:
-        for length in study.LENGTHS:
+        for length in lengths:
             recipe, shape = (
                 settings.recipe(model, length),
                 shapes.window_shape(model, vocabulary_size, length, settings.cells),
@@ -177,7 +180,7 @@ def streaming(scorer: WindowScorer, calls: np.ndarray) -> dict[str, int]:
 def recomputing(scorer: WindowScorer, traces: Sequences) -> dict[str, int]:
     """From a call to its answer, if its whole window is read anew."""
     windows = scorer.windows(traces)
-    return latency(scorer.read, [windows.gather(np.array([i % len(windows)])) for i in range(600)])
+    return latency(scorer.read, [windows.gather(np.array([i % len(windows)])) for i in range(PUSHES.value // 4 + 100)])
 
 
 def latency(answer: Any, questions: list[Any]) -> dict[str, int]:

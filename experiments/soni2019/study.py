@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from syscall_lm import loop, window_training
+from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import data
 from syscall_lm.models import autoencoder, encoder_decoder, shapes, store
 from syscall_lm.traces.archive import TraceArchive
@@ -135,6 +136,17 @@ class Study:
         }
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
         return self._workdir / f"{self.archive.path.stem}-{model}-L{recipe.length}-{digest}"
+
+
+def lengths(texts: list[str]) -> list[int]:
+    """The values of a flag --lengths.
+
+    Raises:
+      SyscallLMError: one is no length.
+    """
+    if not texts or not all(text.isdecimal() and int(text) for text in texts):
+        raise SyscallLMError(f"--lengths={','.join(texts)}: expected whole numbers from 1, like 3,10,15")
+    return [int(text) for text in texts]
 
 
 def windows(sequences: Sequences, stride: int) -> int:

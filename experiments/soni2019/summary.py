@@ -149,14 +149,19 @@ def times(result: dict[str, Any]) -> list[str]:
         "",
     ]
     lengths = sorted({row["length"] for row in result["rows"]})
-    lines += ["| model | on | " + " | ".join(f"L = {length}" for length in lengths) + " |", "|---" * 5 + "|"]
+    lines += [
+        "| model | on | " + " | ".join(f"L = {length}" for length in lengths) + " |",
+        "|---" * (len(lengths) + 2) + "|",
+    ]
     for model in study.MODELS:
         seconds = {row["length"]: row["seconds_per_epoch"] for row in result["rows"] if row["model"] == model}
         paper = study.PAPER_MS_PER_EPOCH[model]
         lines += [
             f"| {model} | {device} | " + " | ".join(f"{seconds[length]:.2f}" for length in lengths) + " |",
             f"| | GPU | {' | '.join('not measured' for _ in lengths)} |",
-            f"| | the paper's | {' | '.join(f'{paper[length] / 1000:.2f}' for length in lengths)} |",
+            "| | the paper's | "
+            + " | ".join(f"{paper[length] / 1000:.2f}" if length in paper else "" for length in lengths)
+            + " |",
         ]
     lines += [
         "",

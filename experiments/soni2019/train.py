@@ -59,8 +59,7 @@ def main(argv: list[str]) -> None:
     """Trains one model after another; results are written after each epoch."""
     if argv:
         raise SyscallLMError(f"soni2019.train takes flags only; what is {argv[0]!r}?")
-    if not all(length.isdecimal() and int(length) for length in LENGTHS.value):
-        raise SyscallLMError(f"--lengths={','.join(LENGTHS.value)}: expected whole numbers from 1, like 3,10,15")
+    lengths = study.lengths(LENGTHS.value)
     settings = study.Settings(
         seeds=SEEDS.value,
         cells=CELLS.value,
@@ -88,7 +87,7 @@ def main(argv: list[str]) -> None:
             f"{archive.path.name}: {result['windows']:,} windows to learn from, {result['held_out_windows']:,} held out"
         )
         path = pathlib.Path(OUTPUT.value) / f"training-{archive.path.stem}.json"
-        for length in map(int, LENGTHS.value):
+        for length in lengths:
             for model in MODELS.value:
                 trained = run.trained(model, length, log=lambda rows: tqdm.tqdm.write(_progress(rows[-1])))
                 result["runs"].append(_summary(model, length, trained))

@@ -9,7 +9,7 @@ import numpy as np
 from syscall_lm import scoring, training
 from syscall_lm.detectors import ensemble
 from syscall_lm.detectors.base import Detector
-from syscall_lm.models import lstm, store
+from syscall_lm.models import shapes, store
 from syscall_lm.models.store import Member, Model
 from syscall_lm.traces.trace import Sequences
 
@@ -19,7 +19,7 @@ class LanguageModelDetector(Detector):
 
     Args:
       vocabulary_size: V of the traces' vocabulary.
-      members: what to train, as "LAYERSxCELLS".
+      members: what to train, as "LAYERSxCELLS" or a model of windows (models/shapes.py).
       recipe: how to train.
       method: "leaky_relu" (eq. 3), "average" or "vote".
       false_alarm_rate: see `Detector`.
@@ -38,7 +38,7 @@ class LanguageModelDetector(Detector):
         false_alarm_rate: float = 0.01,
     ):
         super().__init__(false_alarm_rate)
-        self._shapes = [lstm.Shape.parse(member, vocabulary_size) for member in members]
+        self._shapes = [shapes.parse(member, vocabulary_size) for member in members]
         self._recipe = recipe or training.Recipe()
         self.method = method
 

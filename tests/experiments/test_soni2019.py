@@ -34,12 +34,16 @@ def results(archive, tmp_path_factory, commands):
     work, output = folder / "work", folder / "output"
     where = [f"--archive={archive}", f"--workdir={work}", f"--output={output}"]
     small = ["--lengths=3", "--cells=4", "--epochs=2", "--autoencoder_epochs=2", "--seeds=2"]
+    quick = ["--lengths=3", "--rounds=1", "--steps=2", "--pushes=8"]
     shown = {"figures": [f"--training={output}/training-made-up.json", f"--output={output}"]}
     early = [f"--archive={archive}", f"--workdir={work}", f"--output={folder}"]
     done = {
         **commands("soni2019.train", {"train": [*where, *small], "no length": [*where, "--lengths=0"]}),
         **commands("soni2019.detection", {"detection": where, "too early": early}),
         **commands("soni2019.figures", shown),
+        **commands(
+            "soni2019.epoch_time", {"epoch_time": [where[0], where[2], *quick], "no L": [*where[::2], "--lengths="]}
+        ),
         **commands("soni2019.summary", {"summary": [f"--results={output}"], "nothing": [f"--results={folder}"]}),
     }
     return output, done
@@ -47,10 +51,10 @@ def results(archive, tmp_path_factory, commands):
 
 def test_every_step_writes_its_results(results):
     output, done = results
-    for name in ("train", "detection", "figures", "summary"):
+    for name in ("train", "detection", "figures", "epoch_time", "summary"):
         assert done[name].code == 0, done[name].err
     assert {path.name for path in output.iterdir()} == {
-        "training-made-up.json", "detection-made-up.json", "figure4.png", "figure5.png", "table.md",
+        "training-made-up.json", "detection-made-up.json", "figure4.png", "figure5.png", "epoch_time.json", "table.md",
     }  # fmt: skip
     assert "epoch 2" in done["train"].out and "epoch" not in done["detection"].out  # a finished run is found again
 
@@ -87,9 +91,24 @@ def test_the_page_shows_accuracy_beside_detection(results):
     assert "Windows traces: private, not obtainable" in page and "not run" in page and "| stide |" in page
 
 
+def test_the_page_shows_times_beside_the_papers_and_speed_beside_the_language_model(results):
+    page = (results[0] / "table.md").read_text()
+    assert "| the paper's | 0.18 |" in page and "| the paper's | 0.23 |" in page and "| GPU | not measured |" in page
+    row = json.loads((results[0] / "epoch_time.json").read_text())["rows"][0]
+    assert row["seconds_per_epoch"] == row["seconds_per_step"] * row["steps_an_epoch"]
+    ratio = row["calls_per_second"] / row["language_model_calls_per_second"]
+    assert re.search(rf"\| encoder-decoder \| 3 \| {row['parameters']:,} .* \| {ratio:.2f} \|", page)
+    assert all(row[name]["median"] <= row[name]["99 %"] for name in row if name.endswith("microseconds"))
+
+
 def test_mistakes_are_told_in_one_sentence(results):
     _, done = results
-    for name, words in {"too early": "run soni2019.train", "nothing": "no training", "no length": "lengths=0"}.items():
+    for name, words in {
+        "too early": "run soni2019.train",
+        "nothing": "no training",
+        "no length": "lengths=0",
+        "no L": "lengths=",
+    }.items():
         assert done[name].code == 2 and words in done[name].err and "Traceback" not in done[name].err
 
 

@@ -43,8 +43,22 @@ def start(archive, model, *flags):
 def uninterrupted(archive, tmp_path_factory, commands):
     model = tmp_path_factory.mktemp("whole") / "model"
     flags = [f"--archive={archive}", f"--model={model}", *SMALL]
-    done = commands("train", {"first": flags, "again": flags, "other": [*flags, "--epochs=4"]})
+    windows = [flags[0], f"--model={model}-of-windows", "--members=encoder-decoder-3x4,autoencoder-3x4", "--epochs=2"]
+    cases = {"first": flags, "again": flags, "other": [*flags, "--epochs=4"], "windows": windows}
+    done = commands("train", cases)
     return model, done
+
+
+def test_models_of_windows_are_trained_by_the_same_command(uninterrupted, archive):
+    path, done = uninterrupted
+    assert done["windows"].code == 0, done["windows"].err
+    model = store.load(path.with_name(f"{path.name}-of-windows"))
+    assert [str(member.shape) for member in model.members] == ["encoder-decoder-3x4", "autoencoder-3x4"]
+    recipes = model.info["configuration"]["windows"]
+    assert [recipe["length"] for recipe in recipes.values()] == [3, 3]
+    assert recipes["encoder-decoder-3x4"]["learning_rate"] != recipes["autoencoder-3x4"]["learning_rate"]
+    scores = LanguageModelDetector.load(model).member_scores(TraceArchive(archive).read().calls)
+    assert scores.shape == (2, 65) and np.isfinite(scores).all()
 
 
 def test_trains_calibrates_and_tells(uninterrupted, archive):
