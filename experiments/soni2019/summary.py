@@ -53,7 +53,7 @@ def of_archive(training_file: pathlib.Path, detection_file: pathlib.Path) -> lis
         "",
         *([detection["notice"], ""] if detection and detection.get("notice") else []),
         f"{training['windows']:,} windows to learn from, {training['held_out_windows']:,} held out, stride "
-        f"{settings['stride']}, H = {settings['cells']}, mean ± standard deviation of "
+        f"{settings['stride']}, H = {settings['cells']}; mean ± standard deviation of "
         f"{settings['seeds']} seeds. Why these epochs: experiments/soni2019/train.py.",
         "",
         "Exact is the paper's accuracy: windows predicted (reconstructed) exactly / windows, on normal traces; beside "
@@ -189,7 +189,7 @@ def times(result: dict[str, Any]) -> list[str]:
         *lines,
         "",
         f"A language model of the same H with its default recipe (4,096 calls a minibatch, dropout "
-        f"{default['dropout']}) learns from {default['calls_per_second']:,.0f} calls/s. For each call that it "
+        f"{default['dropout']}) learns {default['calls_per_second']:,.0f} calls/s. For each call that it "
         "predicts, the encoder-decoder runs two LSTM steps, the language model one.",
         "",
     ]
