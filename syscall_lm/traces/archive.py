@@ -211,6 +211,20 @@ class TraceArchive:
                 start += rows
             table = table.slice(start) if start < len(lengths) else None
 
+    def rows(self, first: int, count: int) -> TraceBatch:
+        """The `count` traces from number `first` on; reads the row groups that hold them.
+
+        Raises:
+          SyscallLMError: the archive has fewer, or is damaged.
+        """
+        sizes = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
+        ends = np.cumsum(sizes)
+        if not 0 <= first < first + count <= self.num_traces:
+            raise SyscallLMError(f"{self.path}: has no traces {first:,} to {first + count - 1:,}")
+        groups = range(int(np.searchsorted(ends, first, "right")), int(np.searchsorted(ends, first + count)) + 1)
+        table = pa.concat_tables([self._read_group(group) for group in groups])
+        return self._batch(table.slice(first - int(ends[groups[0]]) + sizes[groups[0]], count))
+
     def read(self) -> TraceBatch:
         """The whole archive as one batch."""
         return self._batch(pa.concat_tables([self._read_group(g) for g in range(self._file.num_row_groups)]))

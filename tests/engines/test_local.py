@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from syscall_lm import files
-from syscall_lm.engines import local
+from syscall_lm.engines import local, shards
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.traces.archive import TraceArchive, TraceArchiveWriter
 from syscall_lm.traces.trace import Trace
@@ -47,7 +47,7 @@ class Counting:
 
 
 def run(archive, output, score, configuration=None):
-    return local.score_archive(archive, score, SCHEMA, output, configuration or {"model": 1}, 100)
+    return shards.score_archive(archive, local.engine(score), SCHEMA, output, configuration or {"model": 1}, 100)
 
 
 def test_rows_come_in_the_archives_order(archive, tmp_path):
