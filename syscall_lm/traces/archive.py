@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from syscall_lm import files
 from syscall_lm.errors import SyscallLMError
+from syscall_lm.traces import parquet_check
 from syscall_lm.traces.trace import Sequences, Trace
 from syscall_lm.traces.vocabulary import Vocabulary
 
@@ -160,13 +161,14 @@ class TraceArchive:
       num_calls: the total over all traces.
 
     Raises:
-      SyscallLMError: the file is missing, truncated, foreign, of a newer version, or contradicts itself.
+      SyscallLMError: the file is missing, truncated, foreign, hostile, of a newer version, or contradicts itself.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = pathlib.Path(path)
         if not self.path.is_file():
             raise SyscallLMError(f"{self.path}: no such file; expected a trace archive (make one with `ingest`)")
+        parquet_check.check(self.path)
         try:
             self._file = pq.ParquetFile(self.path, page_checksum_verification=True)
         except (pa.ArrowException, OSError, ValueError) as error:

@@ -57,8 +57,10 @@ NAMES = [
 ]
 BODIES = [
     "{}(3, 0x1) = 0", "{}(3) = 5 <0.000010>", "{}( <unfinished ...>", "<... {} resumed>) = 0", "{}(0 <unfinished ...>",
-    "<... {} resumed> <unfinished ...>", "{}", "{}()", "{}(\"a (b) \\\" resumed>\") = -1 E (x)", "<... {}>", "<... {} resumed",
-    "{}(strace: Process 9 attached", "+++ exited with 0 +++", "--- SIGCHLD {{x}} ---", "{}(3)\r", ", 1) = 0", "{}(\"\0\xff\")",
+    "<... {} resumed> <unfinished ...>", "{}", "{}()", "{}(\"a (b) \\\" resumed>\") = -1 E (x)",
+    "<... {}>", "<... {} resumed",
+    "{}(1)\r", "{}(strace: Process 9 attached", "+++ exited with 0 +++", "--- SIGCHLD {{x}} ---",
+    ", 1) = 0", "{}(\"\0\xff\")",
     "<... ? resumed> = ?", "????( <unfinished ...>", "{}\x85(1) = 2", "<unfinished ...>", " attached", "",
 ]  # fmt: skip
 lines = st.builds(
@@ -86,13 +88,13 @@ def assert_same(data):
         assert read(data, many, few) == expected
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(lines, min_size=1, max_size=40))
 def test_unusual_and_broken_lines_among_usual_ones(chosen):
     assert_same("\n".join(chosen).encode("latin-1"))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(st.one_of(st.binary(max_size=30), lines.map(str.encode)), max_size=10), st.integers(0, 255))
 def test_any_bytes(parts, between):
     assert_same(bytes([between]).join(parts))
@@ -102,7 +104,7 @@ def test_long_captures_of_many_processes():
     rng = random.Random(0)
     for usual in (0.9, 0.999):
         text = []
-        for _ in range(20_000):
+        for _ in range(6_000):
             pid = rng.choice(["1     ", "22    ", "333   ", "55555 ", "4194304 "])
             time = rng.choice(["", "1716999134.000010 "])
             if rng.random() < usual:
