@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
 import numpy as np
 import tqdm
@@ -45,7 +46,7 @@ def main(argv: list[str]) -> None:
         raise SyscallLMError("scale takes flags only; --sizes are numbers of calls")
     output = pathlib.Path(OUTPUT.value)
     path = output / "scale.json"
-    result = json.loads(path.read_text()) if path.exists() else {"rows": []}
+    result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"rows": []}
     result["environment"] = provenance.environment()
     members = json.loads((pathlib.Path(MODEL.value) / "model.json").read_text())["members"]
     with tempfile.TemporaryDirectory(prefix="syscall_lm.", dir=SCRATCH.value) as folder:

@@ -92,6 +92,7 @@ def engine(
 def _score(shards: list[Shard], worker: tuple[Any, ...], workers: int) -> Iterator[Shard]:
     import ray
     import ray.data
+    import ray.exceptions
 
     there = ray.cluster_resources()
     kind = next((name for name in _ACCELERATORS if there.get(name, 0) >= 1), "CPU")

@@ -81,6 +81,7 @@ def test_on_a_cluster_an_actor_killed_midway_changes_no_byte(folder):
     cluster = subprocess.Popen([sys.executable, "-c", CLUSTER], env=ENVIRONMENT, **pipes)
     process = None
     try:
+        assert cluster.stdout is not None
         address = next(line for line in cluster.stdout if line.startswith("address ")).split()[1]
         process = score(folder, "cluster", "--engine=ray", f"--ray_address={address}", "--workers=2")
         await_parts(folder, "cluster", 1, process)
