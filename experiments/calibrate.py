@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
     path = pathlib.Path(MODEL.value)
     model = store.load(path)
     archive = TraceArchive(ARCHIVE.value)
-    table = data.translation(model, archive)
+    table = model.translation(archive)
     detector = LanguageModelDetector.load(model)
     scores = [
         detector.member_scores(batch.calls.take(data.normal_split(batch, SPLIT.value)).translate(table))

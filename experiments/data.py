@@ -8,7 +8,6 @@ import numpy as np
 
 from syscall_lm import evaluation, training
 from syscall_lm.errors import SyscallLMError
-from syscall_lm.models.store import Model
 from syscall_lm.traces.archive import TraceArchive, TraceBatch
 from syscall_lm.traces.trace import ATTACK, Sequences
 
@@ -92,7 +91,7 @@ def benchmark(archive: TraceArchive, table: np.ndarray | None = None) -> Benchma
 
     Args:
       archive: labelled traces.
-      table: turns the archive's ids into others (see `translation`); None keeps them.
+      table: turns the archive's ids into others (see `Model.translation`); None keeps them.
     """
     batch = archive.read()
     attack = (batch.column("split") != "train") & (batch.column("label") == ATTACK)
@@ -108,24 +107,3 @@ def fingerprint(sequences: Sequences) -> str:
     digest = hashlib.sha256(np.ascontiguousarray(sequences.calls, np.uint16).tobytes())
     digest.update(np.ascontiguousarray(sequences.offsets, np.int64).tobytes())
     return digest.hexdigest()[:16]
-
-
-def translation(model: Model, archive: TraceArchive) -> np.ndarray:
-    """The table that turns the archive's call ids into the model's, by name.
-
-    Raises:
-      SyscallLMError: no name is known to both, or the two count calls by different numberings.
-    """
-    ours, theirs = model.info.get("numbering"), archive.metadata.get("numbering")
-    if ours and theirs and ours != theirs:
-        raise SyscallLMError(
-            f"{archive.path}: numbers its calls by numbering {theirs}, but {model.path} was trained on numbering "
-            f"{ours}; their names do not mean the same calls"
-        )
-    table = model.vocabulary.map_from(archive.vocabulary)
-    if (table == model.vocabulary.unk).all():
-        raise SyscallLMError(
-            f"{archive.path}: its vocabulary ({archive.vocabulary.origin}) has no call name in common with the model's "
-            f"({model.vocabulary.origin})"
-        )
-    return table

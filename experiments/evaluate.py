@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
     detector = LanguageModelDetector.load(model, false_alarm_rate=FAR.value)
     archive = TraceArchive(ARCHIVE.value)
     others = catalogue.build(DETECTORS.value, model.vocabulary.size, model.members)
-    benchmark = data.benchmark(archive, data.translation(model, archive))
+    benchmark = data.benchmark(archive, model.translation(archive))
     is_attack = benchmark.is_attack
     scores = all_scores(detector, others, benchmark.train, benchmark.traces)
     summaries = {name: benchmark.summaries(values) for name, values in scores.items()}

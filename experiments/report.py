@@ -26,7 +26,7 @@ from syscall_lm.detectors import ensemble
 from syscall_lm.detectors.base import traces_needed
 from syscall_lm.detectors.language_model import LanguageModelDetector
 from syscall_lm.errors import SyscallLMError
-from syscall_lm.experiments import command, data, provenance
+from syscall_lm.experiments import command, provenance
 from syscall_lm.experiments.report_tally import Candidate, SavedScores, Tally, counters
 from syscall_lm.models import store
 from syscall_lm.models.store import Model
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
         raise SyscallLMError(f"{output}: is a file; name a directory for the report")
     model = store.load(pathlib.Path(MODEL.value))
     archive = TraceArchive(ARCHIVE.value)
-    table = data.translation(model, archive)
+    table = model.translation(archive)
     saved = SavedScores(SCORES.value, [member.name for member in model.members], archive) if SCORES.value else None
     method, rate = ENSEMBLE.value, FAR.value
     if saved is not None:  # what was decided when scoring stands, unless a flag says otherwise

@@ -5,31 +5,37 @@
 A trace's score is its average negative log-likelihood under each member, combined by the ensemble; above the threshold
 it is abnormal. The threshold is the one that held-out normal traces exceed with the probability --far. The output holds
 the most surprising stretch of every trace and its least expected call, and appears under its name only when it is
-complete. A run that was killed is resumed by the same command: what it has scored lies in OUTPUT.parts.
+complete. A run that was killed is resumed by the same command: what it has scored lies in OUTPUT.parts. On several
+accelerators or machines:
+
+  syscall-lm score --engine=ray --model=model --archive=traces.parquet --output=scores.parquet [--ray_address=HOST:6379]
+
+All machines must see model, archive and output under the same paths. The output is the same to the byte.
 """
 
+import contextlib
 import hashlib
-import json
+import os
 import pathlib
 import time
 from typing import Any
 
+import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tqdm
 from absl import flags
 
-from syscall_lm import scoring
 from syscall_lm.detectors import ensemble
 from syscall_lm.detectors.base import traces_needed
 from syscall_lm.detectors.language_model import LanguageModelDetector
-from syscall_lm.engines import local
+from syscall_lm.engines import local, ray, shards
+from syscall_lm.engines.scorer import BatchScorer
 from syscall_lm.errors import SyscallLMError
-from syscall_lm.experiments import command, data
+from syscall_lm.experiments import command
 from syscall_lm.models import store
-from syscall_lm.traces.archive import METADATA_KEY, TraceArchive, TraceBatch
-from syscall_lm.traces.vocabulary import Vocabulary
+from syscall_lm.traces.archive import TraceArchive
 
 MODEL = flags.DEFINE_string("model", None, "model directory (made by `train`)", required=True)
 ARCHIVE = flags.DEFINE_string("archive", None, "trace archive to score (made by `ingest`)", required=True)
@@ -40,35 +46,33 @@ STRETCH = flags.DEFINE_integer("stretch", 20, "calls in the most surprising stre
 TOP = flags.DEFINE_integer("top", 10, "how many of the most suspicious traces to print", lower_bound=0)
 
 SHARD_CALLS = flags.DEFINE_integer("shard_calls", 2**21, "calls that are scored before they are safe on disk", 1)
-
-INFO_COLUMNS = ("id", "source", "command", "host", "label", "family", "split")
+ENGINE = flags.DEFINE_enum("engine", "local", ["local", "ray"], "what scores: this process, or actors on Ray")
+RAY_ADDRESS = flags.DEFINE_string("ray_address", "", "ray: address of a running cluster; empty starts Ray here")
+WORKERS = flags.DEFINE_integer(
+    "workers", 0, "ray: actors; 0: one for each accelerator, or each core if there is none", 0
+)
 
 
 def main(argv: list[str]) -> None:
     """Scores the archive batch by batch."""
     if argv:
         raise SyscallLMError(f"score takes flags only; what is {argv[0]!r}?")
-    model = store.load(pathlib.Path(MODEL.value))
-    detector = LanguageModelDetector.load(model, ENSEMBLE.value, FAR.value)
     archive = TraceArchive(ARCHIVE.value)
-    table = data.translation(model, archive)
-    held_out = detector.calibration.held_out.shape[1]
-    if held_out < traces_needed(FAR.value):
-        print(
-            f"note: {held_out} held-out traces cannot promise a false alarm rate of {FAR.value:g} "
-            f"({traces_needed(FAR.value)} could); the threshold is their highest score"
-        )
-    started = time.monotonic()
-    with tqdm.tqdm(total=archive.num_calls, unit="call", unit_scale=True, disable=None) as bar:
-        resumed = local.score_archive(
-            archive,
-            lambda batch: score_batch(detector, batch, table, model.vocabulary, STRETCH.value),
-            _schema(detector, archive),
-            OUTPUT.value,
-            _fingerprint(archive),
-            SHARD_CALLS.value,
-            bar.update,
-        )
+    with _engine_ready():
+        scorer = BatchScorer(MODEL.value, ARCHIVE.value, ENSEMBLE.value, FAR.value, STRETCH.value)
+        detector = scorer.detector
+        held_out = detector.calibration.held_out.shape[1]
+        if held_out < traces_needed(FAR.value):
+            print(
+                f"note: {held_out} held-out traces cannot promise a false alarm rate of {FAR.value:g} "
+                f"({traces_needed(FAR.value)} could); the threshold is their highest score"
+            )
+        engine = _engine(scorer)
+        started = time.monotonic()
+        with tqdm.tqdm(total=archive.num_calls, unit="call", unit_scale=True, disable=None) as bar:
+            resumed = shards.score_archive(
+                archive, engine, scorer.schema, OUTPUT.value, _fingerprint(archive), SHARD_CALLS.value, bar.update
+            )
     seconds = time.monotonic() - started
     if resumed:
         print(f"resumed: {resumed:,} shards had been scored by an earlier run")
@@ -78,6 +82,21 @@ def main(argv: list[str]) -> None:
     if archive.notice:
         print(archive.notice)
     print(f"scores: {OUTPUT.value}")
+
+
+def _engine_ready() -> contextlib.AbstractContextManager[None]:
+    if ENGINE.value == "local":
+        return contextlib.nullcontext()
+    jax.config.update("jax_platforms", "cpu")  # this process scores nothing; accelerators are for the actors
+    return ray.cluster(RAY_ADDRESS.value, WORKERS.value)
+
+
+def _engine(scorer: BatchScorer) -> shards.Engine:
+    if ENGINE.value == "local":
+        return local.engine(scorer)
+    paths = os.path.abspath(MODEL.value), os.path.abspath(ARCHIVE.value)
+    arguments = (*paths, ENSEMBLE.value, FAR.value, STRETCH.value)
+    return ray.engine(paths[1], BatchScorer, arguments, WORKERS.value)
 
 
 def _fingerprint(archive: TraceArchive) -> dict[str, Any]:
@@ -115,80 +134,6 @@ def _print_summary(detector: LanguageModelDetector) -> None:
         print(f"{unknown:,} calls are unknown to the model; they were scored as such")
     for row in worst:
         print("  " + _line(row))
-
-
-def score_batch(
-    detector: LanguageModelDetector, batch: TraceBatch, table: np.ndarray, vocabulary: Vocabulary, stretch: int
-) -> pa.Table:
-    """Scores and explains the traces of a batch.
-
-    Args:
-      detector: a loaded model.
-      batch: N traces of an archive.
-      table: turns the archive's ids into the model's.
-      vocabulary: the model's.
-      stretch: calls in the most surprising stretch.
-
-    Returns:
-      N rows: what is known of the trace, length, unknown calls, a score per member, the ensemble's score, verdict, and
-      the stretch with the highest mean surprisal (averaged over members) and the single call with the highest.
-    """
-    calls = batch.calls.translate(table)
-    surprisal = detector.scorer.surprisal(calls)
-    members = scoring.means(surprisal, calls)
-    scores = detector.calibration.combine(members, detector.method)
-    average = surprisal.mean(axis=0)
-    starts, lengths, means = scoring.most_surprising_stretches(average, calls, stretch)
-    least, _, nats = scoring.most_surprising_stretches(average, calls, 1)
-    first = calls.offsets[:-1] + starts
-    names = np.array([*vocabulary.names, vocabulary.name(vocabulary.unk)], object)
-    columns = {
-        **{name: batch.info[name] for name in INFO_COLUMNS},
-        "length": calls.lengths,
-        "unknown_calls": np.add.reduceat(calls.calls == vocabulary.unk, calls.offsets[:-1], dtype=np.int64),
-        **{f"nll_{name}": members[i] for i, name in enumerate(detector.scorer.names)},
-        "score": scores,
-        "verdict": np.where(scores > detector.threshold_, "abnormal", "normal"),
-        "stretch_start": starts,
-        "stretch_length": lengths,
-        "stretch_nll": means,
-        "stretch_calls": [
-            names[calls.calls[begin : begin + length]].tolist() for begin, length in zip(first, lengths, strict=True)
-        ],
-        "least_expected": least,
-        "least_expected_call": names[calls.calls[calls.offsets[:-1] + least]],
-        "least_expected_nll": nats,
-    }
-    return pa.table(columns)
-
-
-def _schema(detector: LanguageModelDetector, archive: TraceArchive) -> pa.Schema:
-    header = {
-        "model": pathlib.Path(MODEL.value).name,
-        "archive": archive.path.name,
-        "ensemble": detector.method,
-        "far": detector.false_alarm_rate,
-        "threshold": detector.threshold_,
-        "calibration": detector.calibration.source,
-    }
-    return pa.schema(
-        [
-            *((name, pa.string()) for name in INFO_COLUMNS),
-            ("length", pa.int64()),
-            ("unknown_calls", pa.int64()),
-            *((f"nll_{name}", pa.float64()) for name in detector.scorer.names),
-            ("score", pa.float64()),
-            ("verdict", pa.string()),
-            ("stretch_start", pa.int64()),
-            ("stretch_length", pa.int64()),
-            ("stretch_nll", pa.float64()),
-            ("stretch_calls", pa.list_(pa.string())),
-            ("least_expected", pa.int64()),
-            ("least_expected_call", pa.string()),
-            ("least_expected_nll", pa.float64()),
-        ],
-        metadata={METADATA_KEY: json.dumps(header)},
-    )
 
 
 def _line(row: dict) -> str:

@@ -62,7 +62,7 @@ def main(argv: list[str]) -> None:
     if name not in members:
         raise SyscallLMError(f"--member={name}: the model has {', '.join(members)}")
     archive = TraceArchive(ARCHIVE.value)
-    train = data.benchmark(archive, data.translation(model, archive)).train
+    train = data.benchmark(archive, model.translation(archive)).train
     counts = np.bincount(train.calls, minlength=model.vocabulary.size)[: model.vocabulary.unk]
     seen = np.flatnonzero(counts)
     if len(seen) < 4:

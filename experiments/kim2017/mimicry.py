@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
     archive = TraceArchive(ARCHIVE.value)
     model = store.load(pathlib.Path(MODEL.value)) if MODEL.value else None
     vocabulary = model.vocabulary if model else archive.vocabulary
-    benchmark = data.benchmark(archive, data.translation(model, archive) if model else None)
+    benchmark = data.benchmark(archive, model.translation(archive) if model else None)
     if not len(benchmark.train) or not benchmark.is_attack.any():
         raise SyscallLMError(f"{archive.path}: needs normal traces in split 'train', and attacks")
     rng = np.random.default_rng(SEED.value)

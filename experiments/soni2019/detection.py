@@ -142,7 +142,7 @@ def language_model_scores(archive: TraceArchive, benchmark: Benchmark) -> dict[s
     """The scores `[N]` of a language model's members, and of their ensemble if there are several."""
     model = store.load(pathlib.Path(MODEL.value))
     detector = LanguageModelDetector.load(model)
-    members = detector.member_scores(benchmark.traces.translate(data.translation(model, archive)))
+    members = detector.member_scores(benchmark.traces.translate(model.translation(archive)))
     scores = {f"{LANGUAGE_MODEL} {name}": s for name, s in zip(detector.scorer.names, members, strict=True)}
     if len(members) > 1:
         scores[f"{LANGUAGE_MODEL}, ensemble"] = detector.calibration.combine(members, ensemble.METHODS[0])

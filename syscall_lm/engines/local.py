@@ -1,94 +1,19 @@
-"""Scoring a whole archive on this machine, shard by shard, so that no finished work is ever lost.
+"""Scores shards in this process, one after the other."""
 
-A shard is a run of the archive's traces. Its rows are written to `OUTPUT.parts`, each shard in a file that appears only
-when it is complete; the output is joined from them last. A run that was killed leaves its finished shards, and the same
-run goes on from there: its output is the same to the byte.
-"""
-
-import json
-import os
-import pathlib
-import shutil
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from syscall_lm import files
-from syscall_lm.errors import SyscallLMError
-from syscall_lm.traces.archive import TraceArchive, TraceBatch
+from syscall_lm.engines.shards import Engine, Shard
+from syscall_lm.traces.archive import TraceBatch
 
 
-def score_archive(
-    archive: TraceArchive,
-    score: Callable[[TraceBatch], pa.Table],
-    schema: pa.Schema,
-    output: str | os.PathLike[str],
-    configuration: Mapping[str, Any],
-    calls_per_shard: int,
-    progress: Callable[[int], object] = lambda calls: None,
-) -> int:
-    """Scores an archive into one Parquet file, which appears when all of it is scored.
+def engine(score: Callable[[TraceBatch], pa.Table]) -> Engine:
+    """The engine that runs `score` (from n traces to n rows of the output) here."""
 
-    Args:
-      archive: N traces.
-      score: from n traces to a table of n rows with (at least) the columns of `schema`.
-      schema: of the output.
-      output: the file to write.
-      configuration: plain JSON values that decide the rows; finished shards of another configuration are refused.
-      calls_per_shard: about how many calls are scored before they are safe on disk; memory holds one shard.
-      progress: called with the calls of each shard, when it is done.
+    def run(missing: Iterator[tuple[Shard, TraceBatch]]) -> Iterator[Shard]:
+        for shard, batch in missing:
+            shard.write(score(batch))
+            yield shard
 
-    Returns:
-      how many shards an earlier run had finished.
-
-    Raises:
-      SyscallLMError: the folder or file cannot be written, another run is at work on the same output, or an earlier run
-        of another configuration was interrupted there.
-    """
-    output = pathlib.Path(output)
-    if output.is_dir():
-        raise SyscallLMError(f"{output}: is a folder, but a file is to be written there")
-    folder = output.with_name(output.name + ".parts")
-    with files.exclusive(folder):
-        _require_same(folder, dict(configuration) | {"calls_per_shard": calls_per_shard})
-        parts: list[pathlib.Path] = []
-        resumed = 0
-        for number, batch in enumerate(archive.batches(calls_per_shard)):
-            part = folder / f"{number:08}.parquet"
-            if part.exists():
-                resumed += 1
-            else:
-                rows = score(batch).select(schema.names).cast(schema)
-                with files.complete_file(part) as temporary:
-                    pq.write_table(rows, temporary, compression="zstd")
-            parts.append(part)
-            progress(len(batch.calls.calls))
-        with (
-            files.complete_file(output) as temporary,
-            pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
-        ):
-            for part in parts:
-                writer.write_table(_read(part))
-        shutil.rmtree(folder)
-    return resumed
-
-
-def _read(part: pathlib.Path) -> pa.Table:
-    try:
-        return pq.read_table(part)
-    except (pa.ArrowException, OSError) as error:
-        raise SyscallLMError(f"{part}: a damaged shard; delete it to score it again") from error
-
-
-def _require_same(folder: pathlib.Path, configuration: dict[str, Any]) -> None:
-    file = folder / "configuration.json"
-    text = json.dumps(configuration, indent=1, sort_keys=True) + "\n"
-    if not file.exists():
-        files.write_text(file, text)
-    elif file.read_text(encoding="utf-8", errors="replace") != text:
-        raise SyscallLMError(
-            f"{folder}: holds the shards of an interrupted run with another model, archive or flags; "
-            "finish that run, or delete the folder"
-        )
+    return run

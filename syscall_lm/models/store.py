@@ -23,6 +23,7 @@ import orbax.checkpoint as ocp
 from syscall_lm import files
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.models import shapes
+from syscall_lm.traces.archive import TraceArchive
 from syscall_lm.traces.vocabulary import Vocabulary
 from syscall_lm.types import Params
 
@@ -55,6 +56,26 @@ class Model:
     vocabulary: Vocabulary
     members: tuple[Member, ...]
     info: dict[str, Any]
+
+    def translation(self, archive: TraceArchive) -> np.ndarray:
+        """The table that turns the archive's call ids into the model's, by name (see `Vocabulary.map_from`).
+
+        Raises:
+          SyscallLMError: no name is known to both, or the two count calls by different numberings.
+        """
+        ours, theirs = self.info.get("numbering"), archive.metadata.get("numbering")
+        if ours and theirs and ours != theirs:
+            raise SyscallLMError(
+                f"{archive.path}: numbers its calls by numbering {theirs}, but {self.path} was trained on numbering "
+                f"{ours}; their names do not mean the same calls"
+            )
+        table = self.vocabulary.map_from(archive.vocabulary)
+        if (table == self.vocabulary.unk).all():
+            raise SyscallLMError(
+                f"{archive.path}: its vocabulary ({archive.vocabulary.origin}) has no call name in common with the "
+                f"model's ({self.vocabulary.origin})"
+            )
+        return table
 
 
 def save(path: pathlib.Path, vocabulary: Vocabulary, members: tuple[Member, ...], info: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from syscall_lm import files
 from syscall_lm.errors import SyscallLMError
+from syscall_lm.traces import parquet_check
 from syscall_lm.traces.trace import Sequences, Trace
 from syscall_lm.traces.vocabulary import Vocabulary
 
@@ -160,13 +161,14 @@ class TraceArchive:
       num_calls: the total over all traces.
 
     Raises:
-      SyscallLMError: the file is missing, truncated, foreign, of a newer version, or contradicts itself.
+      SyscallLMError: the file is missing, truncated, foreign, hostile, of a newer version, or contradicts itself.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = pathlib.Path(path)
         if not self.path.is_file():
             raise SyscallLMError(f"{self.path}: no such file; expected a trace archive (make one with `ingest`)")
+        parquet_check.check(self.path)
         try:
             self._file = pq.ParquetFile(self.path, page_checksum_verification=True)
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -210,6 +212,20 @@ class TraceArchive:
                 yield self._batch(table.slice(start, rows))
                 start += rows
             table = table.slice(start) if start < len(lengths) else None
+
+    def rows(self, first: int, count: int) -> TraceBatch:
+        """The `count` traces from number `first` on; reads the row groups that hold them.
+
+        Raises:
+          SyscallLMError: the archive has fewer, or is damaged.
+        """
+        sizes = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
+        ends = np.cumsum(sizes)
+        if not 0 <= first < first + count <= self.num_traces:
+            raise SyscallLMError(f"{self.path}: has no traces {first:,} to {first + count - 1:,}")
+        groups = range(int(np.searchsorted(ends, first, "right")), int(np.searchsorted(ends, first + count)) + 1)
+        table = pa.concat_tables([self._read_group(group) for group in groups])
+        return self._batch(table.slice(first - int(ends[groups[0]]) + sizes[groups[0]], count))
 
     def read(self) -> TraceBatch:
         """The whole archive as one batch."""

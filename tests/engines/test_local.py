@@ -3,6 +3,7 @@
 import errno
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from syscall_lm import files
-from syscall_lm.engines import local
+from syscall_lm.engines import local, shards
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.traces.archive import TraceArchive, TraceArchiveWriter
 from syscall_lm.traces.trace import Trace
@@ -43,11 +44,12 @@ class Counting:
         if self.shards == self.fail_after:
             raise self.error
         self.shards += 1
-        return pa.table({"id": batch.info["id"], "total": np.add.reduceat(batch.calls.calls, batch.calls.offsets[:-1])})
+        totals = np.add.reduceat(batch.calls.calls, batch.calls.offsets[:-1], dtype=np.int64)
+        return pa.table({"id": batch.info["id"], "total": totals})
 
 
 def run(archive, output, score, configuration=None):
-    return local.score_archive(archive, score, SCHEMA, output, configuration or {"model": 1}, 100)
+    return shards.score_archive(archive, local.engine(score), SCHEMA, output, configuration or {"model": 1}, 100)
 
 
 def test_rows_come_in_the_archives_order(archive, tmp_path):
@@ -153,3 +155,49 @@ def test_the_command_killed_at_random_moments_ends_with_the_same_bytes(archive, 
 
 def count(folder):
     return len(list(folder.glob("*.parquet"))) if folder.exists() else 0
+
+
+def test_a_disk_that_is_really_full_loses_nothing(archive, tiny_model, tmp_path):
+    """On a file system of 256 KiB, in a mount namespace of the command's own."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs -o size=256k none {disk} && exec "$@"', "sh"]
+    if shutil.which("unshare") is None or subprocess.run([*mounted, "true"], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    model = tiny_model(tmp_path / "model", archive.vocabulary, ("1x4",))
+    score = f"{sys.executable} -m syscall_lm.experiments score --model={model} --archive={archive.path}"
+    score += f" --output={disk}/out --shard_calls=20"
+    script = f"""
+    head -c 200k /dev/zero >{disk}/other
+    {score}; echo "full: $?"; ls -A {disk}
+    rm {disk}/other
+    {score}; echo "freed: $?"; cp {disk}/out {tmp_path}/out; ls -A {disk}
+    """
+    done = subprocess.run([*mounted, "sh", "-c", script], capture_output=True, text=True, timeout=120)
+    assert "full: 2\nother\nout.parts\n" in done.stdout, done
+    assert done.stderr.startswith("error: ") and "No space left on device" in done.stderr.splitlines()[0]
+    assert "resumed: " in done.stdout and "freed: 0\nout\n" in done.stdout, done
+    run_whole = [*score.replace(f"{disk}/out", f"{tmp_path}/whole").split()]
+    assert subprocess.run(run_whole, capture_output=True, timeout=120).returncode == 0
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_a_read_only_output_is_one_sentence(archive, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs -o ro none {disk} && exec "$@"', "sh"]
+    if shutil.which("unshare") is None or subprocess.run([*mounted, "true"], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    code = f"""
+import pathlib
+from syscall_lm import files
+from syscall_lm.errors import SyscallLMError
+for write in (files.exclusive, lambda path: files.complete_file(path)):
+    try:
+        with write(pathlib.Path("{disk}/out")):
+            pass
+    except SyscallLMError as error:
+        print(error)
+"""
+    done = subprocess.run([*mounted, sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.count("cannot be written (Read-only file system)") == 2, done

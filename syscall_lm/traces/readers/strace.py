@@ -14,9 +14,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from syscall_lm.traces import strace_lines
 from syscall_lm.traces.grouping import CROWD, Naming
 from syscall_lm.traces.readers import Counters, Options
-from syscall_lm.traces.sources import Source, lines
+from syscall_lm.traces.sources import Source, line_blocks
 from syscall_lm.traces.trace import Trace
 from syscall_lm.traces.vocabulary import Vocabulary
 
@@ -50,6 +51,12 @@ _FIRST_LINE = re.compile(
 )
 _FILE_PID = re.compile(r"\.(\d{1,7})(?:\.(?:gz|bz2|xz|zst|zstd))?$")
 
+_PROGRAM_CALLS = [b"execve", b"execveat"]
+_CHILD_CALLS = [b"clone", b"clone3", b"fork", b"vfork"]
+
+_MANY = 16  # usual lines in a row that are worth reading at once
+_FEW = 4  # new processes among them
+
 _OPEN_END = (b"<unfinished ...>", b" attached")  # the second: a message that strace printed into the line
 _UNNAMED = b""  # the key of the first process in the form on standard error, until a line tells its pid
 
@@ -77,55 +84,120 @@ def read(source: Source, vocabulary: Vocabulary, options: Options, counters: Cou
       options: label, family, split and host are handed to the traces.
       counters: is filled.
     """
-    ids = {name.encode(): number for name, number in vocabulary.ids.items()}
-    program_calls = {ids.get(name, -1) for name in (b"execve", b"execveat")}
-    child_calls = {ids.get(name, -1) for name in (b"clone", b"clone3", b"fork", b"vfork")}
-    special = program_calls | child_calls
-    processes = _Processes(source, options, counters)
-    live, match, find_id, unk = processes.live, _CALL.match, ids.get, vocabulary.unk
+    reader = _Reader(source, vocabulary, options, counters)
+    for block in line_blocks(source.stream, counters):
+        yield from reader.read(block)
+    yield from reader.processes.finish_all()
 
-    for line in lines(source.stream, counters):
-        found = match(line)
-        if found is None:
-            yield from processes.read_other(line)
-            continue
-        pid, name, resumed = found.groups()
-        process = live.get(pid)
-        if process is None:
-            process = processes.find(pid, line, resumed)
-            yield from processes.overdue()
-        if name is None:
-            began, process.pending = process.pending, None
-            if began == resumed:
-                if line.endswith(_OPEN_END):
-                    process.pending = resumed
-                elif resumed == b"execve":
-                    process.confirm_program(line)
+
+class _Reader:
+    """Reads lines: one by one, or many usual ones at once, which gives the same."""
+
+    def __init__(self, source: Source, vocabulary: Vocabulary, options: Options, counters: Counters):
+        self.processes = _Processes(source, options, counters)
+        self._counters, self._unk = counters, vocabulary.unk
+        self._ids = ids = {name.encode(): number for name, number in vocabulary.ids.items()}
+        self._program_calls = {ids.get(name, -1) for name in _PROGRAM_CALLS}
+        self._special = self._program_calls | {ids.get(name, -1) for name in _CHILD_CALLS}
+        self._names = strace_lines.Names(ids)
+        names = self._names.names
+        self._name_ids = np.array([ids[name] for name in names], np.uint16)
+        self._unusual = np.isin(names, _PROGRAM_CALLS)  # they tell more than a call
+        self._unusual_alone = self._unusual | np.isin(names, _CHILD_CALLS)  # without a pid
+
+    def read(self, block: list[bytes]) -> Iterator[Trace]:
+        """Reads some lines; yields the traces that end in them."""
+        if len(block) < _MANY:
+            yield from self._one_by_one(block)
+            return
+        told = self._names.read(block)
+        alone = told.pid == strace_lines.NO_PID
+        usual = told.usual & ~np.where(alone, self._unusual_alone[told.name], self._unusual[told.name])
+        edges = np.flatnonzero(np.diff(usual, prepend=False, append=False)).reshape(-1, 2)
+        done = 0
+        for start, end in edges[edges[:, 1] - edges[:, 0] >= _MANY].tolist():
+            yield from self._one_by_one(block[done:start])
+            done = start
+            for _ in range(_FEW):
+                stop = self._at_once(told, done, end)
+                done = min(stop + 1, end)
+                yield from self._one_by_one(block[stop:done])  # the first line of a process
+                if done == end:
+                    break
+        yield from self._one_by_one(block[done:])
+
+    def _at_once(self, told: strace_lines.Lines, start: int, end: int) -> int:
+        """Takes usual lines up to the first of an unknown process; returns where that is."""
+        live, names = self.processes.live, self._names.names
+        keys, first, group = np.unique(told.pid[start:end], return_index=True, return_inverse=True)
+        processes = [live.get(strace_lines.pid_text(int(key))) for key in keys]
+        unknown = [int(place) for place, process in zip(first, processes, strict=True) if process is None]
+        end = start + min(unknown, default=end - start)
+        group = group[: end - start]
+        order = np.argsort(group, kind="stable")
+        name, kind = told.name[start:end][order], told.kind[start:end][order]
+        calls = self._name_ids[name]
+        # A call that was unfinished is resumed, and has been counted.
+        ends_call = (
+            (kind[1:] == strace_lines.RESUMED) & (kind[:-1] == strace_lines.UNFINISHED) & (name[1:] == name[:-1])
+        )
+        counts = np.append(True, ~ends_call)
+        high = 0
+        for process, size in zip(processes, np.bincount(group, minlength=len(keys)).tolist(), strict=True):
+            if process is None or size == 0:
                 continue
-            if resumed.startswith(b"?"):
-                counters.skipped[NAMELESS] += 1
+            low, high = high, high + size
+            began, last = process.pending, kind[high - 1] == strace_lines.UNFINISHED
+            counts[low] = kind[low] != strace_lines.RESUMED or began != names[name[low]]
+            process.calls.frombytes(calls[low:high][counts[low:high]].tobytes())
+            process.pending = names[name[high - 1]] if last else None
+        return end
+
+    def _one_by_one(self, lines: list[bytes]) -> Iterator[Trace]:
+        """Reads lines of every kind: what this finds is what a line says."""
+        processes, counters = self.processes, self._counters
+        live, match, find_id, unk = processes.live, _CALL.match, self._ids.get, self._unk
+        for line in lines:
+            found = match(line)
+            if found is None:
+                yield from processes.read_other(line)
                 continue
-            name = resumed  # it began before the recording did
-        call = find_id(name)
-        if call is None:
-            if not (resumed or _RESULT.search(line) or line.endswith(_OPEN_END)):
-                counters.skipped[NOT_A_CALL] += 1
-                continue
-            counters.count_unknown(name.decode())
-            call = unk
-        elif call in special:
-            if call in program_calls:
-                process.note_program(line)
-            elif pid is None:
-                processes.note_child(line)
-        process.append(call)
-        if line.endswith(_OPEN_END):
-            process.pending = name
-            if line.endswith(b" attached"):
-                processes.attach(line, process)
-        else:
-            process.pending = None
-    yield from processes.finish_all()
+            pid, name, resumed = found.groups()
+            process = live.get(pid)
+            if process is None:
+                process = processes.find(pid, line, resumed)
+                yield from processes.overdue()
+            if name is None:
+                began, process.pending = process.pending, None
+                if began == resumed:
+                    if line.endswith(_OPEN_END):
+                        process.pending = resumed
+                    elif resumed == b"execve":
+                        process.confirm_program(line)
+                    continue
+                if resumed.startswith(b"?"):
+                    counters.skipped[NAMELESS] += 1
+                    continue
+                name = resumed  # it began before the recording did
+            call = find_id(name)
+            if call is None:
+                if not (resumed or _RESULT.search(line) or line.endswith(_OPEN_END)):
+                    counters.skipped[NOT_A_CALL] += 1
+                    continue
+                counters.count_unknown(name.decode())
+                call = unk
+            elif call in self._special:
+                if call in self._program_calls:
+                    process.note_program(line)
+                elif pid is None:
+                    processes.note_child(line)
+            process.append(call)
+            if line.endswith(_OPEN_END):
+                process.pending = name
+                if line.endswith(b" attached"):
+                    processes.attach(line, process)
+            else:
+                process.pending = None
 
 
 class _Process:

@@ -1,0 +1,128 @@
+"""Measures how scoring grows with the archive, and what the Ray engine costs.
+
+  syscall-lm scale --archive=adfa.parquet --model=model --output=results/scale
+  syscall-lm scale --archive=adfa.parquet --model=model --output=results/scale --sizes=4000000 --engines=local,ray:1
+
+For each size an archive is made from the given one: traces drawn at random, one call in fifty replaced by another, so
+that hardly two are alike. The `score` command then runs on it in a process of its own; a row holds the whole command's
+seconds, the calls per second that it tells (without its start), and its peak memory (for Ray that of the command, not
+of Ray's own processes). Rows that are there already are kept: give another --output to measure again. 10^8 calls take
+about ten minutes on a core; the archive for them 200 MB in --scratch.
+"""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+import numpy as np
+import tqdm
+from absl import flags
+
+from syscall_lm import files
+from syscall_lm.errors import SyscallLMError
+from syscall_lm.experiments import command, provenance
+from syscall_lm.traces.archive import TraceArchive, TraceArchiveWriter
+from syscall_lm.traces.trace import Trace
+
+ARCHIVE = flags.DEFINE_string("archive", None, "trace archive to make larger ones from", required=True)
+MODEL = flags.DEFINE_string("model", None, "model directory to score with (made by `train`)", required=True)
+OUTPUT = flags.DEFINE_string("output", None, "directory for scale.json and table.md", required=True)
+SIZES = flags.DEFINE_list("sizes", [str(10**power) for power in range(5, 9)], "calls to score")
+ENGINES = flags.DEFINE_list("engines", ["local"], "engines to score with: local, ray:WORKERS")
+SCRATCH = flags.DEFINE_string("scratch", tempfile.gettempdir(), "folder for the archives that are made")
+
+_REPLACED = 0.02  # share of the calls
+
+
+def main(argv: list[str]) -> None:
+    """Measures what is missing, and writes the table anew after each row."""
+    if argv or not all(size.isdigit() and int(size) for size in SIZES.value):
+        raise SyscallLMError("scale takes flags only; --sizes are numbers of calls")
+    output = pathlib.Path(OUTPUT.value)
+    path = output / "scale.json"
+    result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"rows": []}
+    result["environment"] = provenance.environment()
+    members = json.loads((pathlib.Path(MODEL.value) / "model.json").read_text())["members"]
+    with tempfile.TemporaryDirectory(prefix="syscall_lm.", dir=SCRATCH.value) as folder:
+        for size in map(int, SIZES.value):
+            archive = pathlib.Path(folder) / f"{size}.parquet"
+            for engine in ENGINES.value:
+                case = {"engine": engine, "calls": size, "members": ",".join(members.values())}
+                if any(case.items() <= row.items() for row in result["rows"]):
+                    continue
+                if not archive.exists():
+                    traces = make(TraceArchive(ARCHIVE.value), archive, size)
+                    case["traces"] = traces
+                result["rows"].append(case | measure(engine, archive))
+                files.write_text(path, json.dumps(result, indent=1) + "\n")
+                files.write_text(output / "table.md", table(result))
+            archive.unlink(missing_ok=True)
+    print(table(result))
+
+
+def make(source: TraceArchive, path: pathlib.Path, size: int) -> int:
+    """Writes an archive of about `size` calls, a trace at a time, and returns the number of its traces."""
+    rng = np.random.default_rng(0)
+    traces = source.read().calls
+    with (
+        TraceArchiveWriter(path, source.vocabulary) as writer,
+        tqdm.tqdm(total=size, unit="call", unit_scale=True, disable=None) as bar,
+    ):
+        while writer.num_calls < size:
+            calls = traces[int(rng.integers(len(traces)))][: size - writer.num_calls].copy()
+            changed = rng.random(len(calls)) < _REPLACED
+            calls[changed] = rng.integers(0, source.vocabulary.unk, changed.sum())
+            writer.write(Trace(calls, f"t{writer.num_traces}"))
+            bar.update(len(calls))
+        return writer.num_traces
+
+
+def measure(engine: str, archive: pathlib.Path) -> dict[str, float]:
+    """Runs `score` in a process of its own."""
+    scores = archive.with_suffix(".scores")
+    arguments = [f"--model={MODEL.value}", f"--archive={archive}", f"--output={scores}", "--top=0"]
+    name, _, workers = engine.partition(":")
+    arguments += [f"--engine={name}", f"--workers={workers or 0}"]
+    started = time.monotonic()
+    with tempfile.TemporaryFile() as told:
+        child = subprocess.Popen([sys.executable, "-m", "syscall_lm.experiments", "score", *arguments], stdout=told)
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.monotonic() - started
+        child.returncode = os.waitstatus_to_exitcode(status)
+        told.seek(0)
+        speed = re.search(r"([\d,]+) calls/s", told.read().decode())
+    scores.unlink(missing_ok=True)
+    if child.returncode or speed is None:
+        raise SyscallLMError(f"{archive}: `score` with {engine} failed with exit code {child.returncode}")
+    return {
+        "seconds": round(seconds, 1),
+        "calls_per_second": int(speed[1].replace(",", "")),
+        "peak_memory_mib": round(usage.ru_maxrss / 1024),
+    }
+
+
+def table(result: dict) -> str:
+    """The rows as Markdown."""
+    lines = [
+        f"Made by experiments/scale.py, commit {result['environment']['commit']}, "
+        f"{os.cpu_count()} CPU cores of a shared machine.",
+        "",
+        "| engine | members | calls | calls/s while scoring | seconds, whole command | peak memory, MiB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in sorted(result["rows"], key=lambda row: (row["engine"], row["calls"])):
+        lines.append(
+            f"| {row['engine']} | {row['members']} | {row['calls']:,} | {row['calls_per_second']:,} "
+            f"| {row['seconds']:,} | {row['peak_memory_mib']:,} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    command.run(main)

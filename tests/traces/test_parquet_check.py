@@ -1,0 +1,58 @@
+"""A file that kills the process which reads it kills the child, not this one."""
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from syscall_lm.errors import SyscallLMError
+from syscall_lm.traces import parquet_check
+from syscall_lm.traces.archive import TraceArchive, TraceArchiveWriter
+from syscall_lm.traces.trace import Trace
+from syscall_lm.traces.vocabulary import Vocabulary
+
+
+def test_a_child_that_dies_is_a_sentence_and_the_next_check_works(tmp_path):
+    os.mkfifo(tmp_path / "never")  # the child waits for its content until it is killed
+    (tmp_path / "other").write_bytes(b"no Parquet")
+    checker = parquet_check._Checker()
+    assert checker.survives(os.fspath(tmp_path / "other"))
+
+    def kill():
+        time.sleep(0.2)
+        os.kill(checker._child.pid, signal.SIGABRT)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    assert not checker.survives(os.fspath(tmp_path / "never"))
+    thread.join()
+    (tmp_path / "other").write_bytes(b"no Parquet, and another time")
+    assert checker.survives(os.fspath(tmp_path / "other"))
+    checker.close()
+
+
+def test_an_archive_that_kills_its_reader_is_refused_in_a_sentence(tmp_path, monkeypatch):
+    (tmp_path / "x").write_bytes(b"PAR1")
+    monkeypatch.setattr(parquet_check._CHECKER, "survives", lambda path: False)
+    with pytest.raises(SyscallLMError, match="damaged or hostile"):
+        TraceArchive(tmp_path / "x")
+
+
+def test_rows_of_an_archive_are_those_of_its_batches(tmp_path, monkeypatch):
+    monkeypatch.setattr("syscall_lm.traces.archive.TRACES_PER_GROUP", 3)
+    with TraceArchiveWriter(tmp_path / "x", Vocabulary(("read", "write"))) as writer:
+        for i in range(11):
+            writer.write(Trace((np.arange(i + 1) % 3).astype(np.uint16), f"t{i}"))
+    archive = TraceArchive(tmp_path / "x")
+    whole = archive.read()
+    for first in range(11):
+        for count in range(1, 12 - first):
+            rows, expected = archive.rows(first, count), whole.take(np.arange(first, first + count))
+            assert rows.info.equals(expected.info)
+            assert [calls.tolist() for calls in rows.calls] == [calls.tolist() for calls in expected.calls]
+    for first, count in ((0, 12), (11, 1), (-1, 2), (3, 0)):
+        with pytest.raises(SyscallLMError, match="has no traces"):
+            archive.rows(first, count)
