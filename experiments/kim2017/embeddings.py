@@ -1,14 +1,15 @@
 """Kim et al., section 3.4 and figure 5: the calls' embeddings, drawn by t-SNE and measured by nearest neighbours.
 
-  syscall-lm kim2017.embeddings --model=model --archive=adfa.parquet --output=results/kim2017
+  syscall-lm kim2017.embeddings --archive=adfa.parquet --models=runs/seed0,runs/seed1,runs/seed2
 
 The paper shows a picture and says that calls of like purpose lie together: read and write, open and close, the calls
 that wait, those on symbolic links, the stat family, pipe and pipe2, and that read to write is about the same step as
 open to close. Here each of these claims is a number, too: at which place among a call's neighbours its partners stand,
-in the embedding itself. By chance the mean place of a partner among n calls would be n / 2. Distances are cosine, and
-Euclidean beside it: training moves the embedding of a rare call little from where it was born, near zero, so that rare
-calls are the Euclidean neighbours of all others. As in the paper only calls that occur in training take part. The
-picture (t-SNE by cosine) has one panel for all calls and one around each group. Half a minute on two cores.
+in the embedding itself, for every member of every model. By chance the mean place among n calls would be n / 2.
+Distances are cosine, and Euclidean beside it: training moves the embedding of a rare call little from where it was
+born, near zero, so that rare calls are the Euclidean neighbours of all others. As in the paper only calls that occur
+in training take part. The picture (t-SNE by cosine) has one panel for all calls and one around each group. Half a
+minute on two cores.
 """
 
 import itertools
@@ -25,8 +26,9 @@ from threadpoolctl import threadpool_limits
 from syscall_lm import files
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, data
-from syscall_lm.experiments.kim2017 import comparison
-from syscall_lm.models import store
+from syscall_lm.experiments.kim2017 import comparison, trained
+from syscall_lm.experiments.kim2017.comparison import spread
+from syscall_lm.models.store import Member
 from syscall_lm.reports import figures
 from syscall_lm.traces.archive import TraceArchive
 
@@ -43,9 +45,9 @@ STEP = (("read", "write"), ("open", "close"))  # the pairs whose difference "app
 NEIGHBOURS = 5
 METRICS = ("cosine", "euclidean")
 
-MODEL = flags.DEFINE_string("model", None, "model directory (made by `train`)", required=True)
-ARCHIVE = flags.DEFINE_string("archive", None, "the archive that it learned from", required=True)
-MEMBER = flags.DEFINE_string("member", "", "the member to look into; empty for the first")
+ARCHIVE = flags.DEFINE_string("archive", None, "the archive that the models learned from", required=True)
+MODELS = flags.DEFINE_list("models", None, "model directories that `train` made on it, one a seed", required=True)
+MEMBER = flags.DEFINE_string("member", "", "the member of the first model that is drawn; empty for the first")
 SEED = flags.DEFINE_integer("seed", 0, "of t-SNE", lower_bound=0)
 OUTPUT = flags.DEFINE_string(
     "output", "results/kim2017", "directory for embeddings.json, embeddings.md and embeddings.png"
@@ -56,37 +58,50 @@ def main(argv: list[str]) -> None:
     """Measures, draws, writes."""
     if argv:
         raise SyscallLMError(f"kim2017.embeddings takes flags only; what is {argv[0]!r}?")
-    model = store.load(pathlib.Path(MODEL.value))
-    members = {member.name: member for member in model.members}
-    name = MEMBER.value or next(iter(members))
-    if name not in members:
-        raise SyscallLMError(f"--member={name}: the model has {', '.join(members)}")
     archive = TraceArchive(ARCHIVE.value)
-    train = data.benchmark(archive, data.translation(model, archive)).train
-    counts = np.bincount(train.calls, minlength=model.vocabulary.size)[: model.vocabulary.unk]
+    models = trained.load(MODELS.value or [], archive)
+    drawn = {member.name: member for member in next(iter(models.values())).members}
+    name = MEMBER.value or next(iter(drawn))
+    if name not in drawn:
+        raise SyscallLMError(f"--member={name}: the models have {', '.join(drawn)}")
+    train = data.benchmark(archive).train
+    counts = np.bincount(train.calls, minlength=archive.vocabulary.size)[: archive.vocabulary.unk]
     seen = np.flatnonzero(counts)
     if len(seen) < 4:
         raise SyscallLMError(f"{archive.path}: its split 'train' holds {len(seen)} different calls; 4 are needed")
-    names = [model.vocabulary.name(int(call)) for call in seen]
-    vectors = np.asarray(members[name].params["embedding"], np.float64)[seen]
-    result = {
-        "model": model.path.name,
-        "member": name,
+    names = [archive.vocabulary.name(int(call)) for call in seen]
+    result: dict[str, Any] = {
         "archive": archive.path.name,
         "calls": {call: int(count) for call, count in zip(names, counts[seen], strict=True)},
-        "groups": {
-            metric: {title: places(names, vectors, group, metric) for title, group in GROUPS.items()}
-            for metric in METRICS
-        },
-        "step_cosine": step_cosine(names, vectors),
-        "neighbours": {metric: neighbours(names, vectors, metric) for metric in METRICS},
+        "models": trained.describe(models),
+        "members": [
+            {"member": member.name, "seed": seed, **measures(names, embedding(member)[seen])}
+            for seed, model in models.items()
+            for member in model.members
+        ],
+        "drawn": {"member": name, "seed": next(iter(models))},
     }
+    vectors = embedding(drawn[name])[seen]
+    result["neighbours"] = {metric: neighbours(names, vectors, metric) for metric in METRICS}
     points = project(vectors, SEED.value)
     output = pathlib.Path(OUTPUT.value)
     with files.complete_file(output / "embeddings.png") as temporary:
         figures.save(figure(names, points), temporary)
     result["t_sne"] = {call: [round(float(x), 3) for x in point] for call, point in zip(names, points, strict=True)}
     comparison.write(output, "embeddings", main, result, table(result))
+
+
+def embedding(member: Member) -> np.ndarray:
+    """A member's embedding, float64 `[V + 1, E]`."""
+    return np.asarray(member.params["embedding"], np.float64)
+
+
+def measures(names: list[str], vectors: np.ndarray) -> dict[str, Any]:
+    """The claims of section 3.4 as numbers: places of partners by each metric, and the cosine of the two steps."""
+    groups = {
+        metric: {title: places(names, vectors, group, metric) for title, group in GROUPS.items()} for metric in METRICS
+    }
+    return {"groups": groups, "step_cosine": step_cosine(names, vectors)}
 
 
 def by_distance(vectors: np.ndarray, metric: str) -> np.ndarray:
@@ -161,25 +176,35 @@ def figure(names: list[str], points: np.ndarray) -> Figure:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Groups and neighbours as Markdown."""
+    """Groups over members and seeds, and neighbours in the drawn one, as Markdown."""
     total = len(result["calls"])
+    by_member: dict[str, list[dict[str, Any]]] = {}
+    for measured in result["members"]:
+        by_member.setdefault(measured["member"], []).append(measured)
+    seeds = len(next(iter(by_member.values())))
     lines = [
-        f"Embeddings of member {result['member']}, model {result['model']}: {total} calls that occur in training.",
-        f"Mean place: of a group's calls among each other's neighbours; 1 is best, {total / 2:.0f} is chance.",
+        f"Embeddings of {total} calls that occur in training; models of {seeds} seed{'s' * (seeds > 1)}.",
+        f"Mean place of a group's calls among each other's neighbours: 1 is best, {total / 2:.0f} is chance. "
+        "Cosine / Euclidean; ±: standard deviation over the seeds.",
         "",
-        "| group | calls | do not occur | mean place, cosine | Euclidean | places, cosine |",
-        "|---" * 6 + "|",
+        "| group | do not occur | " + " | ".join(by_member) + " |",
+        "|---" * (2 + len(by_member)) + "|",
     ]
-    for title, group in result["groups"]["cosine"].items():
-        both = (group["mean"], result["groups"]["euclidean"][title]["mean"])
-        means = " | ".join("" if mean is None else f"{mean:.1f}" for mean in both)
-        shown = (
-            ", ".join(f"{pair} {place}" for pair, place in group["places"].items()) if len(group["calls"]) < 4 else ""
-        )
-        lines.append(f"| {title} | {', '.join(group['calls'])} | {', '.join(group['absent'])} | {means} | {shown} |")
-    if result["step_cosine"] is not None:
-        lines += ["", f"Cosine of the steps read to write and open to close: {result['step_cosine']:.2f}."]
-    lines += ["", "| call | times in training | nearest by cosine |", "|---|---|---|"]
+    for title, group in result["members"][0]["groups"]["cosine"].items():
+        cells = []
+        for measured in by_member.values():
+            means = [[one["groups"][metric][title]["mean"] for one in measured] for metric in METRICS]
+            cells.append("" if None in means[0] else " / ".join(spread(values, ".1f") for values in means))
+        shown = f"{title}: {', '.join(group['calls'])}"
+        lines.append(f"| {shown} | {', '.join(group['absent'])} | {' | '.join(cells)} |")
+    cells = []
+    for measured in by_member.values():
+        values = [one["step_cosine"] for one in measured]
+        cells.append("" if None in values else spread(values, ".2f"))
+    lines.append(f"| cosine of the steps read to write and open to close | | {' | '.join(cells)} |")
+    drawn = result["drawn"]
+    lines += ["", f"Member {drawn['member']}, seed {drawn['seed']}:", ""]
+    lines += ["| call | times in training | nearest by cosine |", "|---|---|---|"]
     for call, count in sorted(result["calls"].items(), key=lambda item: -item[1]):
         lines.append(f"| {call} | {count:,} | {', '.join(result['neighbours']['cosine'][call])} |")
     return "\n".join(lines) + "\n"

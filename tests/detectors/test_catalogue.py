@@ -67,7 +67,8 @@ def test_an_ensemble_combines_its_members_by_medians_of_the_normal_traces(method
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("strde", "no detector is called 'strde'"), ("state-knn", "none was given"), ("vote", "none was given")]
+    ("name", "message"),
+    [("strde", "no detector is called 'strde'"), ("state-knn", "none was given"), ("vote", "none was given")],
 )
 def test_unknown_names_and_missing_models_are_refused(name, message):
     with pytest.raises(SyscallLMError, match=message):
