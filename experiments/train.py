@@ -123,6 +123,7 @@ def _progress(row: dict, epochs: int) -> str:
 
 
 def _recipe(calls: int) -> training.Recipe:
+    minibatch_calls, steps = training.minibatches_for(calls, BATCHING.value, MINIBATCH_CALLS.value, STEPS.value)
     return training.Recipe(
         epochs=EPOCHS.value,
         learning_rate=LEARNING_RATE.value,
@@ -130,7 +131,8 @@ def _recipe(calls: int) -> training.Recipe:
         dropout=DROPOUT.value,
         clip=CLIP.value,
         batching=BATCHING.value,
-        **training.minibatches_for(calls, BATCHING.value, MINIBATCH_CALLS.value, STEPS.value),
+        minibatch_calls=minibatch_calls,
+        steps=steps,
         patience=PATIENCE.value,
         seed=SEED.value,
     )

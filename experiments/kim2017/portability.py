@@ -114,7 +114,8 @@ def train(host: Host, seed: int) -> tuple[Member, dict[str, float]]:
     """
     chosen = training.choose_held_out(host.train, data.HELD_OUT, seed)
     learn, held_out = host.train.take(~chosen), host.train.take(chosen)
-    recipe = training.Recipe(epochs=EPOCHS.value, seed=seed, **training.minibatches_for(len(learn.calls)))
+    minibatch_calls, steps = training.minibatches_for(len(learn.calls))
+    recipe = training.Recipe(epochs=EPOCHS.value, seed=seed, minibatch_calls=minibatch_calls, steps=steps)
     shapes = [lstm.Shape.parse(member, host.vocabulary.size) for member in dict.fromkeys(MEMBERS.value)]
     if not shapes:
         raise SyscallLMError("--members: name at least one, like 1x100")
