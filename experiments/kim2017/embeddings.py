@@ -44,6 +44,7 @@ GROUPS = {
 STEP = (("read", "write"), ("open", "close"))  # the pairs whose difference "appears to be almost the same"
 NEIGHBOURS = 5
 METRICS = ("cosine", "euclidean")
+FONT = 8  # of labels, points
 
 ARCHIVE = flags.DEFINE_string("archive", None, "the archive that the models learned from", required=True)
 MODELS = flags.DEFINE_list("models", None, "model directories that `train` made on it, one a seed", required=True)
@@ -149,8 +150,8 @@ def project(vectors: np.ndarray, seed: int) -> np.ndarray:
 
 def figure(names: list[str], points: np.ndarray) -> Figure:
     """All calls with their names, and a panel around each group."""
-    drawing = Figure(figsize=(16, 18), layout="constrained")
-    grid = drawing.add_gridspec(4, 3)
+    drawing = Figure(figsize=(15, 17))
+    grid = drawing.add_gridspec(4, 3, left=0.01, right=0.99, bottom=0.01, top=0.975, wspace=0.03, hspace=0.13)
     groups = {title: [names.index(name) for name in group if name in names] for title, group in GROUPS.items()}
     panels: list[tuple[Any, str, np.ndarray]] = [(grid[:2, :], "all calls that occur in training", points)]
     margin = 0.05 * np.ptp(points, axis=0).max()
@@ -159,20 +160,47 @@ def figure(names: list[str], points: np.ndarray) -> Figure:
             corners = np.stack([points[members].min(axis=0) - margin, points[members].max(axis=0) + margin])
             panels.append((grid[2 + place // 3, place % 3], title, corners))
     marked = {i for members in groups.values() for i in members}
-    colours = ["tab:red" if i in marked else "tab:grey" for i in range(len(names))]
     for cell, title, extent in panels:
         axes = drawing.add_subplot(cell)
-        axes.scatter(points[:, 0], points[:, 1], s=8, c=colours)
-        for i, name in enumerate(names):
-            label = axes.annotate(name, points[i], (2, 2), textcoords="offset points", clip_on=True)
-            label.set(fontsize=7, color=colours[i], in_layout=False)
         low, high = extent.min(axis=0) - margin / 2, extent.max(axis=0) + margin / 2
-        axes.set_xlim(low[0], high[0])
-        axes.set_ylim(low[1], high[1])
-        axes.set_title(title)
-        axes.set_xticks([])
-        axes.set_yticks([])
+        axes.set(title=title, xlim=(low[0], high[0]), ylim=(low[1], high[1]), xticks=[], yticks=[])
+        shown = [i for i in range(len(names)) if (low <= points[i]).all() and (points[i] <= high).all()]
+        shown.sort(key=lambda i: i not in marked)  # these choose their places first
+        places = axes.transData.transform(points[shown]) * 72 / drawing.dpi
+        for i, offset in zip(shown, label_offsets(places, [names[i] for i in shown]), strict=True):
+            colour = "tab:red" if i in marked else "0.35"
+            axes.plot(*points[i], ".", ms=5, color=colour)
+            axes.annotate(
+                names[i], points[i], offset, textcoords="offset points", size=FONT, color=colour, clip_on=True
+            )
     return drawing
+
+
+def label_offsets(places: np.ndarray, names: list[str]) -> list[tuple[float, float]]:
+    """Where labels overlap least: of eight positions around each point the best, one label after another.
+
+    Args:
+      places: `[n, 2]`, points of text (1/72 inch).
+      names: the labels.
+
+    Returns:
+      for each label the offset of its lower left corner from its point.
+    """
+    taken = np.concatenate([places - 2, places + 2], axis=1)  # boxes: left, bottom, right, top
+    chosen = []
+    for place, name in zip(places, names, strict=True):
+        width, height, gap = 0.58 * FONT * len(name), 1.1 * FONT, 3
+        across, up = (gap, -width - gap, -width / 2), (-height / 2 + 1, gap, -height - gap)
+        candidates = [(x, y) for y in up for x in across if (x, y) != (across[2], up[0])]
+        overlaps = []
+        for offset in candidates:
+            corner = place + offset
+            sides = np.minimum(taken[:, 2:], corner + (width, height)) - np.maximum(taken[:, :2], corner)
+            overlaps.append(np.prod(np.maximum(sides, 0), axis=1).sum())
+        best = candidates[int(np.argmin(overlaps))]
+        chosen.append(best)
+        taken = np.concatenate([taken, [[*(place + best), *(place + best + (width, height))]]])
+    return chosen
 
 
 def table(result: dict[str, Any]) -> str:
