@@ -6,7 +6,7 @@
 The paper trains one layer of 200 cells on KDD98's normal traces: AUC 0.994 there (2.3 % false alarms at 100 %
 detection) and 0.969 on UNM's lpr (5.5 % at 99.8 %), close to a model trained on UNM. Here MIT's lpr and UNM's lpr stand
 for the two hosts, each way, beside the model trained at the place (archives: see kim2017.table1). KDD98 itself is not
-available; with --kdd98_dir its rows are run, too.
+available; with --kdd98_dir and --kdd98_events its rows are run, too.
 
 Detectors are of the catalogue; for those that look into a language model, each of --members is trained on each host and
 the one with the lowest loss on a tenth of that host's normal training traces is taken. Each seed draws another sixth of

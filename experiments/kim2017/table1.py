@@ -25,7 +25,7 @@ from syscall_lm.traces.trace import Sequences
 PAPER = {"ADFA-LD": (833, 4372, 6, 746), "KDD98": (1364, 5459, 10, 41), "UNM-lpr": (627, 3136, 1, 2002)}
 WHY = {
     "ADFA-LD": "the same traces. An attack trace is one process of an attack, of which 60 were made.",
-    "KDD98": "the Solaris audit files are not available here; --kdd98_dir reads them.",
+    "KDD98": "the Solaris audit files are not available here; --kdd98_dir and --kdd98_events read them.",
     "UNM-lpr": "of UNM's live normal traces (1,234 files) only 571 runs in two files are available here. MIT's live "
     "traces, the synthetic ones and both attacks are complete; a file without calls is no trace.",
 }
