@@ -8,8 +8,11 @@ import numpy as np
 
 from syscall_lm import evaluation, training
 from syscall_lm.errors import SyscallLMError
+from syscall_lm.models.store import Model
 from syscall_lm.traces.archive import TraceArchive, TraceBatch
 from syscall_lm.traces.trace import ATTACK, Sequences
+
+HELD_OUT = 0.1  # of the normal traces, unless a split says which
 
 
 def normal_split(batch: TraceBatch, split: str) -> np.ndarray:
@@ -107,3 +110,24 @@ def fingerprint(sequences: Sequences) -> str:
     digest = hashlib.sha256(np.ascontiguousarray(sequences.calls, np.uint16).tobytes())
     digest.update(np.ascontiguousarray(sequences.offsets, np.int64).tobytes())
     return digest.hexdigest()[:16]
+
+
+def require_trained_on(model: Model, archive: TraceArchive) -> None:
+    """Refuses a model that did not learn from this archive, with its seed and `HELD_OUT` of the traces held out.
+
+    Raises:
+      SyscallLMError: it did not.
+    """
+    configuration = model.info.get("configuration", {})
+    train, held_out = training_traces(archive, HELD_OUT, int(configuration.get("seed", 0)))
+    expected = {
+        "training_data": fingerprint(train),
+        "held_out_data": fingerprint(held_out),
+        "vocabulary": archive.vocabulary.hash,
+    }
+    for name, value in expected.items():
+        if configuration.get(name) != value:
+            raise SyscallLMError(
+                f"{model.path}: was not trained on {archive.path} with --held_out={HELD_OUT:g}: its {name} is "
+                f"{configuration.get(name)!r}, not {value!r}"
+            )

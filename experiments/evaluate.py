@@ -32,7 +32,7 @@ MODEL = flags.DEFINE_string("model", None, "model directory (made by `train`)", 
 ARCHIVE = flags.DEFINE_string("archive", None, "archive with labelled traces (made by `ingest`)", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "directory for results.json, table.md and roc.png", required=True)
 DETECTORS = flags.DEFINE_list(
-    "detectors", ["stide"], f"to compare with: {', '.join([*catalogue.ALONE, *catalogue.ON_MEMBER])}"
+    "detectors", ["stide"], f"to compare with: {', '.join(catalogue.NAMES)}; the model's own are always there"
 )
 FAR = flags.DEFINE_float("far", 0.01, "false alarm rate that the model's own threshold is set for")
 
@@ -81,6 +81,7 @@ def all_scores(
     if len(members) > 1:
         scores |= {method: detector.calibration.combine(members, method) for method in ensemble.METHODS}
     if len(train):
+        others = {name: other for name, other in others.items() if name not in scores}
         scores |= {name: other.fit(train).decision_function(traces) for name, other in others.items()}
     return scores
 

@@ -58,7 +58,9 @@ BATCHING = flags.DEFINE_enum(
 MINIBATCH_CALLS = flags.DEFINE_integer("minibatch_calls", 0, "calls in a minibatch; 0 chooses 512 to 4096 by the data")
 STEPS = flags.DEFINE_integer("steps", 0, "calls that gradients flow through; 0: 32 or 64 for lanes, 4096 for traces")
 PATIENCE = flags.DEFINE_integer("patience", _DEFAULTS.patience, "epochs without a better held-out loss before stopping")
-HELD_OUT = flags.DEFINE_float("held_out", 0.1, "share of the normal traces to hold out, if there is no split for it")
+HELD_OUT = flags.DEFINE_float(
+    "held_out", data.HELD_OUT, "share of the normal traces to hold out, if there is no split for it"
+)
 SEED = flags.DEFINE_integer("seed", _DEFAULTS.seed, "of everything random", lower_bound=0)
 FAR = flags.DEFINE_float("far", 0.01, "false alarm rate that the model card states thresholds for")
 CPU_DEVICES = flags.DEFINE_integer(
@@ -173,9 +175,7 @@ def _progress(row: dict, epochs: int) -> str:
 
 
 def _recipe(calls: int) -> training.Recipe:
-    # At least some 64 updates an epoch: a small capture learns little from few large minibatches.
-    minibatch_calls = MINIBATCH_CALLS.value or min(4096, max(512, 1 << (calls // 64).bit_length() - 1))
-    steps = STEPS.value or (4096 if BATCHING.value == "traces" else 64 if minibatch_calls >= 4096 else 32)
+    minibatch_calls, steps = training.minibatches_for(calls, BATCHING.value, MINIBATCH_CALLS.value, STEPS.value)
     return training.Recipe(
         epochs=EPOCHS.value,
         learning_rate=LEARNING_RATE.value,

@@ -53,10 +53,27 @@ def curve(normal: np.ndarray, attack: np.ndarray) -> Curve:
     return Curve(false_alarms, detections, thresholds, float(roc_auc_score(truth, scores)))
 
 
-def auc_interval(
-    normal: np.ndarray, attack: np.ndarray, level: float = 0.95, samples: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """A bootstrap percentile interval of the AUC; normal traces and attacks are resampled separately."""
+def auc_interval(normal: np.ndarray, attack: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """The percentile interval of `bootstrap_aucs`."""
+    low, high = np.quantile(bootstrap_aucs(normal, attack), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def bootstrap_aucs(normal: np.ndarray, attack: np.ndarray, samples: int = 1000, seed: int = 0) -> np.ndarray:
+    """The AUC of bootstrap samples; normal traces and attacks are resampled separately.
+
+    The same traces are drawn for the same seed, whatever their scores: for two detectors, the difference of their
+    results is a sample of the difference.
+
+    Args:
+      normal: scores of normal traces `[n]`.
+      attack: scores of attacks `[a]`.
+      samples: how many.
+      seed: draws the traces.
+
+    Returns:
+      float64 `[samples]`.
+    """
     scores = np.concatenate([normal, attack])
     _, group = np.unique(scores, return_inverse=True)
     groups = group.max() + 1
@@ -67,8 +84,7 @@ def auc_interval(
         hits = np.bincount(rng.choice(group[len(normal) :], len(attack)), minlength=groups)
         wins = hits @ (np.cumsum(below) - below) + 0.5 * (hits @ below)
         areas[i] = wins / (len(normal) * len(attack))
-    low, high = np.quantile(areas, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return areas
 
 
 def summary(normal: np.ndarray, attack: np.ndarray, families: Sequence[str] | np.ndarray) -> dict[str, Any]:

@@ -60,6 +60,16 @@ class Recipe(loop.Optimisation):
             raise SyscallLMError(f"--dropout={self.dropout}: must be at least 0 and less than 1")
 
 
+def minibatches_for(calls: int, batching: str = "lanes", minibatch_calls: int = 0, steps: int = 0) -> tuple[int, int]:
+    """`minibatch_calls` and `steps` of a recipe that suits so many training calls; given ones are kept.
+
+    At least some 64 updates make an epoch, since a small capture learns little from few large minibatches.
+    """
+    minibatch_calls = minibatch_calls or min(4096, max(512, 1 << (calls // 64).bit_length() - 1))
+    steps = steps or (4096 if batching == "traces" else 64 if minibatch_calls >= 4096 else 32)
+    return minibatch_calls, steps
+
+
 def choose_held_out(normal: Sequences, fraction: float, seed: int) -> np.ndarray:
     """Sets traces aside; identical traces stay on one side, so that none is judged by its own copy.
 

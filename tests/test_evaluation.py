@@ -38,7 +38,7 @@ def test_the_bootstrap_interval_covers_the_auc_and_narrows_with_more_traces():
     assert evaluation.auc_interval(normal, attack) == (low, high)
 
 
-def test_the_interval_equals_scikit_learn_on_the_same_resamples():
+def test_the_bootstrap_equals_scikit_learn_on_the_same_resamples():
     normal, attack = np.array([0.0, 1, 1, 2]), np.array([1.0, 2, 3])
     rng = np.random.default_rng(0)
     _, group = np.unique(np.concatenate([normal, attack]), return_inverse=True)
@@ -46,8 +46,15 @@ def test_the_interval_equals_scikit_learn_on_the_same_resamples():
     for _ in range(200):
         n, a = rng.choice(group[:4], 4), rng.choice(group[4:], 3)
         areas.append(evaluation.curve(n.astype(float), a.astype(float)).auc)
-    expected = np.quantile(areas, [0.025, 0.975])
-    np.testing.assert_allclose(evaluation.auc_interval(normal, attack, samples=200), expected, atol=1e-12)
+    np.testing.assert_allclose(evaluation.bootstrap_aucs(normal, attack, samples=200), areas, atol=1e-12)
+
+
+def test_two_detectors_share_their_bootstrap_samples():
+    rng = np.random.default_rng(0)
+    normal, attack = rng.normal(size=50), rng.normal(1, size=40)
+    one = evaluation.bootstrap_aucs(normal, attack)
+    other = evaluation.bootstrap_aucs(2 * normal.round(2) - 1, 2 * attack.round(2) - 1)
+    assert np.abs(one - other).max() < 0.01 < one.std()
 
 
 def test_a_summary_holds_every_family():

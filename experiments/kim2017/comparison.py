@@ -2,60 +2,122 @@
 
 import json
 import pathlib
+import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 
-from syscall_lm import files
+from syscall_lm import evaluation, files
 from syscall_lm.detectors import catalogue
 from syscall_lm.detectors.base import Detector
+from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import provenance
 from syscall_lm.experiments.data import Benchmark
 from syscall_lm.models.store import Member
 
 RATES = ("0.9", "0.95", "0.99")
+# At which a run keeps its ROC curve: finer where alarms are few.
+FALSE_ALARM_RATES = np.concatenate([np.arange(50) / 1000, np.arange(10, 201) / 200])
+
+Results = dict[str, dict[str, Any]]  # detector -> {"runs": [what `timed_run` returns, with the seed, ...]}
+
+
+def parse_seeds(values: Sequence[str]) -> list[int]:
+    """Seeds from a flag.
+
+    Raises:
+      SyscallLMError: none, or not whole numbers.
+    """
+    if not values or not all(seed.isdecimal() for seed in values):
+        raise SyscallLMError(f"--seeds={','.join(values)}: expected whole numbers, like 0,1,2")
+    return [int(seed) for seed in values]
 
 
 def compare(
     names: Iterable[str],
     benchmark: Benchmark,
     vocabulary_size: int,
-    seeds: Iterable[int],
-    members: Iterable[Member] = (),
-) -> dict[str, dict[str, Any]]:
-    """Fits detectors of the catalogue on the training traces and scores the others; random ones once a seed.
+    members: Mapping[int, Sequence[Member]],
+    results: Results | None = None,
+    keep: Callable[[Results], None] = lambda results: None,
+) -> Results:
+    """Fits detectors of the catalogue on the training traces and scores the others.
 
-    Returns:
-      for each detector its runs (a run: seed, seconds, and the summaries of `Benchmark.summaries`).
+    Detectors that are random, or look into trained members, run once a seed; the others once.
+
+    Args:
+      names: of the catalogue.
+      benchmark: the traces.
+      vocabulary_size: V.
+      members: for each seed the language models that were trained with it; empty where no detector needs them.
+      results: of an interrupted comparison; what it holds is not run again.
+      keep: is called with all results after each run.
     """
-    seeds, members = tuple(seeds), tuple(members)
-    results: dict[str, dict[str, Any]] = {}
-    for name in names:
-        for seed in seeds if name in catalogue.RANDOM else seeds[:1]:
-            for full_name, detector in catalogue.build([name], vocabulary_size, members, seed).items():
-                run = {"seed": seed, **timed_run(detector, benchmark)}
-                results.setdefault(full_name, {"runs": []})["runs"].append(run)
-                print(f"  {full_name}, seed {seed}: AUC {run['all']['auc']:.3f}", file=sys.stderr, flush=True)
+    results = {} if results is None else results
+    for number, (seed, trained) in enumerate(members.items()):
+        chosen = [n for n in names if not number or n not in catalogue.ALONE or n in catalogue.RANDOM]
+        detectors = catalogue.build(chosen, vocabulary_size, trained, seed)
+        while detectors:
+            name = next(iter(detectors))
+            detector = detectors.pop(name)  # what it holds is free when it is done
+            runs = results.setdefault(name, {"runs": []})["runs"]
+            if all(run["seed"] != seed for run in runs):
+                runs.append({"seed": seed, **timed_run(detector, benchmark)})
+                keep(results)
+                print(f"  {name}, seed {seed}: AUC {runs[-1]['all']['auc']:.3f}", file=sys.stderr, flush=True)
     return results
 
 
 def timed_run(detector: Detector, benchmark: Benchmark) -> dict[str, Any]:
-    """Fits and scores one detector: seconds of both, and the summaries."""
+    """Fits and scores one detector: seconds of both, the summaries, and detection at `FALSE_ALARM_RATES`."""
     started = time.monotonic()
     detector.fit(benchmark.train)
     fitted = time.monotonic()
     scores = detector.decision_function(benchmark.traces)
     seconds = {"fit_seconds": round(fitted - started, 2), "score_seconds": round(time.monotonic() - fitted, 2)}
-    return {**seconds, **benchmark.summaries(scores)}
+    return {**seconds, **summaries(scores, benchmark)}
+
+
+def summaries(scores: np.ndarray, benchmark: Benchmark) -> dict[str, Any]:
+    """What `Benchmark.summaries` gives, and detection at `FALSE_ALARM_RATES`."""
+    curve = curve_of(scores, benchmark)
+    return {
+        **benchmark.summaries(scores),
+        "roc": [round(curve.detection_at(rate), 4) for rate in FALSE_ALARM_RATES],
+    }
+
+
+def curve_of(scores: np.ndarray, benchmark: Benchmark) -> evaluation.Curve:
+    """The ROC curve of scores `[N]` of all traces."""
+    return evaluation.curve(scores[~benchmark.is_attack], scores[benchmark.is_attack])
+
+
+def draw_roc(axes: Axes, runs: Sequence[Mapping[str, Any]], **style: Any) -> None:
+    """Draws the mean curve of a detector's runs, and in its shade what they span."""
+    curves = np.array([run["roc"] for run in runs])
+    axes.plot(FALSE_ALARM_RATES, curves.mean(axis=0), lw=1.4, **style)
+    if len(curves) > 1:
+        low, high = curves.min(axis=0), curves.max(axis=0)
+        axes.fill_between(FALSE_ALARM_RATES, low, high, color=style["color"], alpha=0.15, lw=0)
+
+
+def tables(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The figures of all detectors as Markdown: with and without copies of training traces, and by attack family."""
+    return [
+        "FA@d: false alarm rate at detection rate d. ±: standard deviation over the seeds. The interval is a bootstrap "
+        "over traces, its bounds averaged over the seeds.",
+        *("", "### All normal traces", "", *rows(results, "all")),
+        *("", "### Without copies of training traces", "", *rows(results, "without_copies")),
+        *("", "### AUC by attack family, all normal traces", "", *family_rows(results)),
+    ]
 
 
 def rows(results: Mapping[str, Mapping[str, Any]], which: str) -> list[str]:
     """A Markdown table, a row a detector: AUC with interval, false alarms at detection rates.
-
-    A detector with several runs shows mean and standard deviation over the seeds; the interval is the first seed's.
 
     Args:
       results: what `compare` returns.
@@ -64,11 +126,9 @@ def rows(results: Mapping[str, Mapping[str, Any]], which: str) -> list[str]:
     lines = ["| detector | AUC | 95 % interval | FA@90 % | FA@95 % | FA@99 % |", "|---|---|---|---|---|---|"]
     for name, result in results.items():
         runs = [run[which] for run in result["runs"]]
-        low, high = runs[0]["auc_interval"]
-        rates = [
-            _spread([100 * run["false_alarms_at_detection"][rate] for run in runs], ".1f") + " %" for rate in RATES
-        ]
-        auc = _spread([run["auc"] for run in runs], ".3f")
+        low, high = np.mean([run["auc_interval"] for run in runs], axis=0)
+        rates = [spread([100 * run["false_alarms_at_detection"][rate] for run in runs], ".1f") + " %" for rate in RATES]
+        auc = spread([run["auc"] for run in runs], ".3f")
         lines.append(f"| {name} | {auc} | {low:.3f} to {high:.3f} | {' | '.join(rates)} |")
     return lines
 
@@ -79,12 +139,13 @@ def family_rows(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = ["| detector | " + " | ".join(f"{name} ({value['attacks']})" for name, value in families.items()) + " |"]
     lines.append("|---" * (len(families) + 1) + "|")
     for name, result in results.items():
-        cells = [_spread([run["all"]["families"][f]["auc"] for run in result["runs"]], ".3f") for f in families]
+        cells = [spread([run["all"]["families"][f]["auc"] for run in result["runs"]], ".3f") for f in families]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
 
-def _spread(values: list[float], form: str) -> str:
+def spread(values: Sequence[float], form: str) -> str:
+    """Mean and, of several values, the standard deviation."""
     mean = f"{np.mean(values):{form}}"
     return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):{form}}"
 
@@ -93,10 +154,16 @@ def write(output: pathlib.Path, name: str, main: Callable[..., None], result: Ma
     """Writes NAME.json (with configuration and environment) and NAME.md, and prints the latter."""
     settings = {key: _last_part(value) for key, value in provenance.configuration(main).items() if key != "output"}
     value = {**result, "configuration": settings, "environment": provenance.environment()}
-    files.write_text(output / f"{name}.json", json.dumps(value, indent=1) + "\n")
+    files.write_text(output / f"{name}.json", as_json(value))
     files.write_text(output / f"{name}.md", text)
     print(text)
     print(f"results: {output / name}.json")
+
+
+def as_json(value: Any) -> str:
+    """Indented JSON, but a list of numbers in one line."""
+    text = json.dumps(value, indent=1) + "\n"
+    return re.sub(r"\[([-+\d.eE,\s]*)\]", lambda found: "[" + " ".join(found[1].split()) + "]", text)
 
 
 def _last_part(value: Any) -> Any:

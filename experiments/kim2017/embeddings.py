@@ -1,14 +1,15 @@
 """Kim et al., section 3.4 and figure 5: the calls' embeddings, drawn by t-SNE and measured by nearest neighbours.
 
-  syscall-lm kim2017.embeddings --model=model --archive=adfa.parquet --output=results/kim2017
+  syscall-lm kim2017.embeddings --archive=adfa.parquet --models=runs/seed0,runs/seed1,runs/seed2
 
 The paper shows a picture and says that calls of like purpose lie together: read and write, open and close, the calls
 that wait, those on symbolic links, the stat family, pipe and pipe2, and that read to write is about the same step as
 open to close. Here each of these claims is a number, too: at which place among a call's neighbours its partners stand,
-in the embedding itself. By chance the mean place of a partner among n calls would be n / 2. Distances are cosine, and
-Euclidean beside it: training moves the embedding of a rare call little from where it was born, near zero, so that rare
-calls are the Euclidean neighbours of all others. As in the paper only calls that occur in training take part. The
-picture (t-SNE by cosine) has one panel for all calls and one around each group. Half a minute on two cores.
+in the embedding itself, for every member of every model. By chance the mean place among n calls would be n / 2.
+Distances are cosine, and Euclidean beside it: training moves the embedding of a rare call little from where it was
+born, near zero, so that rare calls are the Euclidean neighbours of all others. As in the paper only calls that occur
+in training take part. The picture (t-SNE by cosine) has one panel for all calls and one around each group. Half a
+minute on two cores.
 """
 
 import itertools
@@ -25,8 +26,9 @@ from threadpoolctl import threadpool_limits
 from syscall_lm import files
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, data
-from syscall_lm.experiments.kim2017 import comparison
-from syscall_lm.models import store
+from syscall_lm.experiments.kim2017 import comparison, trained
+from syscall_lm.experiments.kim2017.comparison import spread
+from syscall_lm.models.store import Member
 from syscall_lm.reports import figures
 from syscall_lm.traces.archive import TraceArchive
 
@@ -42,10 +44,11 @@ GROUPS = {
 STEP = (("read", "write"), ("open", "close"))  # the pairs whose difference "appears to be almost the same"
 NEIGHBOURS = 5
 METRICS = ("cosine", "euclidean")
+FONT = 8  # of labels, points
 
-MODEL = flags.DEFINE_string("model", None, "model directory (made by `train`)", required=True)
-ARCHIVE = flags.DEFINE_string("archive", None, "the archive that it learned from", required=True)
-MEMBER = flags.DEFINE_string("member", "", "the member to look into; empty for the first")
+ARCHIVE = flags.DEFINE_string("archive", None, "the archive that the models learned from", required=True)
+MODELS = flags.DEFINE_list("models", None, "model directories that `train` made on it, one a seed", required=True)
+MEMBER = flags.DEFINE_string("member", "", "the member of the first model that is drawn; empty for the first")
 SEED = flags.DEFINE_integer("seed", 0, "of t-SNE", lower_bound=0)
 OUTPUT = flags.DEFINE_string(
     "output", "results/kim2017", "directory for embeddings.json, embeddings.md and embeddings.png"
@@ -56,37 +59,50 @@ def main(argv: list[str]) -> None:
     """Measures, draws, writes."""
     if argv:
         raise SyscallLMError(f"kim2017.embeddings takes flags only; what is {argv[0]!r}?")
-    model = store.load(pathlib.Path(MODEL.value))
-    members = {member.name: member for member in model.members}
-    name = MEMBER.value or next(iter(members))
-    if name not in members:
-        raise SyscallLMError(f"--member={name}: the model has {', '.join(members)}")
     archive = TraceArchive(ARCHIVE.value)
-    train = data.benchmark(archive, model.translation(archive)).train
-    counts = np.bincount(train.calls, minlength=model.vocabulary.size)[: model.vocabulary.unk]
+    models = trained.load(MODELS.value or [], archive)
+    drawn = {member.name: member for member in next(iter(models.values())).members}
+    name = MEMBER.value or next(iter(drawn))
+    if name not in drawn:
+        raise SyscallLMError(f"--member={name}: the models have {', '.join(drawn)}")
+    train = data.benchmark(archive).train
+    counts = np.bincount(train.calls, minlength=archive.vocabulary.size)[: archive.vocabulary.unk]
     seen = np.flatnonzero(counts)
     if len(seen) < 4:
         raise SyscallLMError(f"{archive.path}: its split 'train' holds {len(seen)} different calls; 4 are needed")
-    names = [model.vocabulary.name(int(call)) for call in seen]
-    vectors = np.asarray(members[name].params["embedding"], np.float64)[seen]
-    result = {
-        "model": model.path.name,
-        "member": name,
+    names = [archive.vocabulary.name(int(call)) for call in seen]
+    result: dict[str, Any] = {
         "archive": archive.path.name,
         "calls": {call: int(count) for call, count in zip(names, counts[seen], strict=True)},
-        "groups": {
-            metric: {title: places(names, vectors, group, metric) for title, group in GROUPS.items()}
-            for metric in METRICS
-        },
-        "step_cosine": step_cosine(names, vectors),
-        "neighbours": {metric: neighbours(names, vectors, metric) for metric in METRICS},
+        "models": trained.describe(models),
+        "members": [
+            {"member": member.name, "seed": seed, **measures(names, embedding(member)[seen])}
+            for seed, model in models.items()
+            for member in model.members
+        ],
+        "drawn": {"member": name, "seed": next(iter(models))},
     }
+    vectors = embedding(drawn[name])[seen]
+    result["neighbours"] = {metric: neighbours(names, vectors, metric) for metric in METRICS}
     points = project(vectors, SEED.value)
     output = pathlib.Path(OUTPUT.value)
     with files.complete_file(output / "embeddings.png") as temporary:
         figures.save(figure(names, points), temporary)
     result["t_sne"] = {call: [round(float(x), 3) for x in point] for call, point in zip(names, points, strict=True)}
     comparison.write(output, "embeddings", main, result, table(result))
+
+
+def embedding(member: Member) -> np.ndarray:
+    """A member's embedding, float64 `[V + 1, E]`."""
+    return np.asarray(member.params["embedding"], np.float64)
+
+
+def measures(names: list[str], vectors: np.ndarray) -> dict[str, Any]:
+    """The claims of section 3.4 as numbers: places of partners by each metric, and the cosine of the two steps."""
+    groups = {
+        metric: {title: places(names, vectors, group, metric) for title, group in GROUPS.items()} for metric in METRICS
+    }
+    return {"groups": groups, "step_cosine": step_cosine(names, vectors)}
 
 
 def by_distance(vectors: np.ndarray, metric: str) -> np.ndarray:
@@ -134,8 +150,8 @@ def project(vectors: np.ndarray, seed: int) -> np.ndarray:
 
 def figure(names: list[str], points: np.ndarray) -> Figure:
     """All calls with their names, and a panel around each group."""
-    drawing = Figure(figsize=(16, 18), layout="constrained")
-    grid = drawing.add_gridspec(4, 3)
+    drawing = Figure(figsize=(15, 17))
+    grid = drawing.add_gridspec(4, 3, left=0.01, right=0.99, bottom=0.01, top=0.975, wspace=0.03, hspace=0.13)
     groups = {title: [names.index(name) for name in group if name in names] for title, group in GROUPS.items()}
     panels: list[tuple[Any, str, np.ndarray]] = [(grid[:2, :], "all calls that occur in training", points)]
     margin = 0.05 * np.ptp(points, axis=0).max()
@@ -144,42 +160,79 @@ def figure(names: list[str], points: np.ndarray) -> Figure:
             corners = np.stack([points[members].min(axis=0) - margin, points[members].max(axis=0) + margin])
             panels.append((grid[2 + place // 3, place % 3], title, corners))
     marked = {i for members in groups.values() for i in members}
-    colours = ["tab:red" if i in marked else "tab:grey" for i in range(len(names))]
     for cell, title, extent in panels:
         axes = drawing.add_subplot(cell)
-        axes.scatter(points[:, 0], points[:, 1], s=8, c=colours)
-        for i, name in enumerate(names):
-            label = axes.annotate(name, points[i], (2, 2), textcoords="offset points", clip_on=True)
-            label.set(fontsize=7, color=colours[i], in_layout=False)
         low, high = extent.min(axis=0) - margin / 2, extent.max(axis=0) + margin / 2
-        axes.set_xlim(low[0], high[0])
-        axes.set_ylim(low[1], high[1])
-        axes.set_title(title)
-        axes.set_xticks([])
-        axes.set_yticks([])
+        axes.set(title=title, xlim=(low[0], high[0]), ylim=(low[1], high[1]), xticks=[], yticks=[])
+        shown = [i for i in range(len(names)) if (low <= points[i]).all() and (points[i] <= high).all()]
+        shown.sort(key=lambda i: i not in marked)  # these choose their places first
+        places = axes.transData.transform(points[shown]) * 72 / drawing.dpi
+        for i, offset in zip(shown, label_offsets(places, [names[i] for i in shown]), strict=True):
+            colour = "tab:red" if i in marked else "0.35"
+            axes.plot(*points[i], ".", ms=5, color=colour)
+            axes.annotate(
+                names[i], points[i], offset, textcoords="offset points", size=FONT, color=colour, clip_on=True
+            )
     return drawing
 
 
+def label_offsets(places: np.ndarray, names: list[str]) -> list[tuple[float, float]]:
+    """Where labels overlap least: of eight positions around each point the best, one label after another.
+
+    Args:
+      places: `[n, 2]`, points of text (1/72 inch).
+      names: the labels.
+
+    Returns:
+      for each label the offset of its lower left corner from its point.
+    """
+    taken = np.concatenate([places - 2, places + 2], axis=1)  # boxes: left, bottom, right, top
+    chosen = []
+    for place, name in zip(places, names, strict=True):
+        width, height, gap = 0.58 * FONT * len(name), 1.1 * FONT, 3
+        across, up = (gap, -width - gap, -width / 2), (-height / 2 + 1, gap, -height - gap)
+        candidates = [(x, y) for y in up for x in across if (x, y) != (across[2], up[0])]
+        overlaps = []
+        for offset in candidates:
+            corner = place + offset
+            sides = np.minimum(taken[:, 2:], corner + (width, height)) - np.maximum(taken[:, :2], corner)
+            overlaps.append(np.prod(np.maximum(sides, 0), axis=1).sum())
+        best = candidates[int(np.argmin(overlaps))]
+        chosen.append(best)
+        taken = np.concatenate([taken, [[*(place + best), *(place + best + (width, height))]]])
+    return chosen
+
+
 def table(result: dict[str, Any]) -> str:
-    """Groups and neighbours as Markdown."""
+    """Groups over members and seeds, and neighbours in the drawn one, as Markdown."""
     total = len(result["calls"])
+    by_member: dict[str, list[dict[str, Any]]] = {}
+    for measured in result["members"]:
+        by_member.setdefault(measured["member"], []).append(measured)
+    seeds = len(next(iter(by_member.values())))
     lines = [
-        f"Embeddings of member {result['member']}, model {result['model']}: {total} calls that occur in training.",
-        f"Mean place: of a group's calls among each other's neighbours; 1 is best, {total / 2:.0f} is chance.",
+        f"Embeddings of {total} calls that occur in training; models of {seeds} seed{'s' * (seeds > 1)}.",
+        f"Mean place of a group's calls among each other's neighbours: 1 is best, {total / 2:.0f} is chance. "
+        "Cosine / Euclidean; ±: standard deviation over the seeds.",
         "",
-        "| group | calls | do not occur | mean place, cosine | Euclidean | places, cosine |",
-        "|---" * 6 + "|",
+        "| group | do not occur | " + " | ".join(by_member) + " |",
+        "|---" * (2 + len(by_member)) + "|",
     ]
-    for title, group in result["groups"]["cosine"].items():
-        both = (group["mean"], result["groups"]["euclidean"][title]["mean"])
-        means = " | ".join("" if mean is None else f"{mean:.1f}" for mean in both)
-        shown = (
-            ", ".join(f"{pair} {place}" for pair, place in group["places"].items()) if len(group["calls"]) < 4 else ""
-        )
-        lines.append(f"| {title} | {', '.join(group['calls'])} | {', '.join(group['absent'])} | {means} | {shown} |")
-    if result["step_cosine"] is not None:
-        lines += ["", f"Cosine of the steps read to write and open to close: {result['step_cosine']:.2f}."]
-    lines += ["", "| call | times in training | nearest by cosine |", "|---|---|---|"]
+    for title, group in result["members"][0]["groups"]["cosine"].items():
+        cells = []
+        for measured in by_member.values():
+            means = [[one["groups"][metric][title]["mean"] for one in measured] for metric in METRICS]
+            cells.append("" if None in means[0] else " / ".join(spread(values, ".1f") for values in means))
+        shown = f"{title}: {', '.join(group['calls'])}"
+        lines.append(f"| {shown} | {', '.join(group['absent'])} | {' | '.join(cells)} |")
+    cells = []
+    for measured in by_member.values():
+        values = [one["step_cosine"] for one in measured]
+        cells.append("" if None in values else spread(values, ".2f"))
+    lines.append(f"| cosine of the steps read to write and open to close | | {' | '.join(cells)} |")
+    drawn = result["drawn"]
+    lines += ["", f"Member {drawn['member']}, seed {drawn['seed']}:", ""]
+    lines += ["| call | times in training | nearest by cosine |", "|---|---|---|"]
     for call, count in sorted(result["calls"].items(), key=lambda item: -item[1]):
         lines.append(f"| {call} | {count:,} | {', '.join(result['neighbours']['cosine'][call])} |")
     return "\n".join(lines) + "\n"

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from syscall_lm.errors import SyscallLMError
-from syscall_lm.traces import ingest
+from syscall_lm.traces import bsm_sessions
 from syscall_lm.traces.archive import TraceArchive
-from syscall_lm.traces.readers import Options
 from syscall_lm.traces.trace import ATTACK, Sequences
 from syscall_lm.traces.vocabulary import Vocabulary
 
@@ -65,9 +64,17 @@ class Host:
         return cls(name, opened[0].vocabulary, train, validation, attack, families)
 
     @classmethod
-    def kdd98(cls, folder: str, seed: int) -> "Host":
-        """Reads KDD98's audit files and `bsm.list` from a folder; the reader tells the sessions and their labels."""
+    def kdd98(cls, folder: str, events: str, seed: int) -> "Host":
+        """Reads KDD98's audit trails, and the `bsm.list` beside each that tells its sessions.
+
+        Args:
+          folder: with the trails and lists, at any depth.
+          events: the `audit_event` file that names their events.
+          seed: see `read`.
+        """
+        if not events:
+            raise SyscallLMError("--kdd98_events: name the audit_event file of the system that wrote the trails")
         with tempfile.TemporaryDirectory() as temporary:
             path = str(pathlib.Path(temporary) / "kdd98.parquet")
-            ingest.ingest([folder], path, ingest.AUTO, Options())
+            bsm_sessions.ingest(folder, path, events)
             return cls.read("KDD98", [path], seed)

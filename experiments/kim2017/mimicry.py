@@ -1,19 +1,20 @@
 """Kim et al., section 4: mimicry. An attack hidden among normal calls, and how each detector's score decays.
 
-  syscall-lm kim2017.mimicry --archive=adfa.parquet --output=results/kim2017
-  syscall-lm kim2017.mimicry --archive=adfa.parquet --model=model --detectors=stide,ngram-calmest,lstm-calmest,state-knn
+  syscall-lm kim2017.mimicry --archive=adfa.parquet --seeds=0,1,2
+  syscall-lm kim2017.mimicry --archive=adfa.parquet --models=runs/seed0,runs/seed1,runs/seed2
 
 The paper names mimicry attacks (Wagner & Soto 2002) as future work and expects sections of a trace to help; it prints
 no figure. Here each of a sample of attacks, drawn evenly from all families, is spliced whole into the middle of normal
 calls: r normal calls for each call of the attack, half before and half after it, from training traces, which is the
 best that an attacker can know. Each detector is judged by the AUC of the padded attacks against the normal validation
 traces as they are: an attack at 0.5 or less is hidden. The last column pads with 75 normal calls, all before the
-attack, which is what buys the calmest stretch. 20 seconds on two cores without a model.
+attack, which is what buys the calmest stretch. Without models a minute on two cores.
 """
 
 import pathlib
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -24,8 +25,8 @@ from syscall_lm.detectors.base import Detector
 from syscall_lm.detectors.sections import STRETCH
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, data
-from syscall_lm.experiments.kim2017 import comparison
-from syscall_lm.models import store
+from syscall_lm.experiments.kim2017 import comparison, trained
+from syscall_lm.experiments.kim2017.comparison import spread
 from syscall_lm.reports import figures
 from syscall_lm.traces.archive import TraceArchive
 from syscall_lm.traces.trace import Sequences
@@ -33,11 +34,13 @@ from syscall_lm.traces.trace import Sequences
 DILUTIONS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 ARCHIVE = flags.DEFINE_string("archive", None, "labelled traces with the splits train and test", required=True)
-MODEL = flags.DEFINE_string("model", "", "a trained model, for detectors that look into one")
+MODELS = flags.DEFINE_list("models", [], "model directories that `train` made on it, one a seed")
+SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "draw attacks and padding, where no models bring their seeds")
 OUTPUT = flags.DEFINE_string("output", "results/kim2017", "directory for mimicry.json, mimicry.md and mimicry.png")
-DETECTORS = flags.DEFINE_list("detectors", list(catalogue.ALONE), "names from syscall_lm/detectors/catalogue.py")
+DETECTORS = flags.DEFINE_list(
+    "detectors", [], "names from syscall_lm/detectors/catalogue.py; empty for all that need no model, or all"
+)
 ATTACKS = flags.DEFINE_integer("attacks", 120, "how many attacks to hide", lower_bound=1)
-SEED = flags.DEFINE_integer("seed", 0, "draws attacks and padding", lower_bound=0)
 
 
 def main(argv: list[str]) -> None:
@@ -45,28 +48,29 @@ def main(argv: list[str]) -> None:
     if argv:
         raise SyscallLMError(f"kim2017.mimicry takes flags only; what is {argv[0]!r}?")
     archive = TraceArchive(ARCHIVE.value)
-    model = store.load(pathlib.Path(MODEL.value)) if MODEL.value else None
-    vocabulary = model.vocabulary if model else archive.vocabulary
-    benchmark = data.benchmark(archive, model.translation(archive) if model else None)
+    models = trained.load(MODELS.value, archive) if MODELS.value else {}
+    members = {seed: model.members for seed, model in models.items()}
+    members = members or dict.fromkeys(comparison.parse_seeds(SEEDS.value), ())
+    benchmark = data.benchmark(archive)
     if not len(benchmark.train) or not benchmark.is_attack.any():
         raise SyscallLMError(f"{archive.path}: needs normal traces in split 'train', and attacks")
-    rng = np.random.default_rng(SEED.value)
-    chosen = choose_attacks(benchmark.families, ATTACKS.value, rng)
-    attacks = benchmark.traces.take(np.flatnonzero(benchmark.is_attack)[chosen])
+    names = DETECTORS.value or [name for name in catalogue.QUICK if models or name in catalogue.ALONE]
     normal = benchmark.traces.take(~benchmark.is_attack)
-    padded = {f"{ratio:g}": pad(attacks, benchmark.train, ratio, rng) for ratio in DILUTIONS}
-    padded[f"{STRETCH} calls"] = Sequences.from_list(
-        np.concatenate([normal_calls(benchmark.train, STRETCH, rng), attack]) for attack in attacks
-    )
-    results = {}
-    detectors = catalogue.build(DETECTORS.value, vocabulary.size, model.members if model else (), SEED.value)
-    for name, detector in detectors.items():
-        results[name] = decay(detector.fit(benchmark.train), normal, padded)
-        print(f"  {name}: AUC " + ", ".join(f"{v['auc']:.3f}" for v in results[name].values()), file=sys.stderr)
+    results: dict[str, dict[str, Any]] = {}
+    attacks = 0
+    for seed, trained_members in members.items():
+        padded = paddings(benchmark, np.random.default_rng(seed))
+        attacks = len(padded["0"])
+        detectors = catalogue.build(names, archive.vocabulary.size, trained_members, seed)
+        for name, detector in detectors.items():
+            found = decay(detector.fit(benchmark.train), normal, padded)
+            results.setdefault(name, {"runs": []})["runs"].append({"seed": seed, "paddings": found})
+            aucs = ", ".join(f"{value['auc']:.3f}" for value in found.values())
+            print(f"  {name}, seed {seed}: AUC {aucs}", file=sys.stderr, flush=True)
     result = {
         "archive": archive.path.name,
-        "model": model.path.name if model else None,
-        "attacks": len(attacks),
+        "models": trained.describe(models),
+        "attacks": attacks,
         "normal": len(normal),
         "detectors": results,
     }
@@ -74,6 +78,17 @@ def main(argv: list[str]) -> None:
     with files.complete_file(output / "mimicry.png") as temporary:
         figures.save(figure(results), temporary)
     comparison.write(output, "mimicry", main, result, table(result))
+
+
+def paddings(benchmark: data.Benchmark, rng: np.random.Generator) -> dict[str, Sequences]:
+    """A sample of the attacks, padded in each way."""
+    chosen = choose_attacks(benchmark.families, ATTACKS.value, rng)
+    attacks = benchmark.traces.take(np.flatnonzero(benchmark.is_attack)[chosen])
+    padded = {f"{ratio:g}": pad(attacks, benchmark.train, ratio, rng) for ratio in DILUTIONS}
+    padded[f"{STRETCH} calls"] = Sequences.from_list(
+        np.concatenate([normal_calls(benchmark.train, STRETCH, rng), attack]) for attack in attacks
+    )
+    return padded
 
 
 def choose_attacks(families: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -113,35 +128,46 @@ def decay(detector: Detector, normal: Sequences, padded: Mapping[str, Sequences]
     return found
 
 
-def table(result: dict) -> str:
+def table(result: dict[str, Any]) -> str:
     """AUC by padding, as Markdown."""
     results = result["detectors"]
-    columns = list(next(iter(results.values())))
+    columns = list(next(iter(results.values()))["runs"][0]["paddings"])
+    seeds = max(len(found["runs"]) for found in results.values())
     lines = [
         f"AUC of {result['attacks']:,} attacks, padded with normal calls, against {result['normal']:,} normal traces "
-        f"of {result['archive']}. Columns: normal calls for each call of the attack; {STRETCH} normal calls before it.",
+        f"of {result['archive']}. Columns: normal calls for each call of the attack; {STRETCH} normal calls before it. "
+        f"Mean and standard deviation over {seeds} seeds, which draw attacks, padding"
+        f"{' and models' if result['models'] else ''}.",
         "",
         "| detector | " + " | ".join(columns) + " |",
         "|---" * (len(columns) + 1) + "|",
     ]
-    lines += [
-        f"| {n} | " + " | ".join(f"{v['auc']:.3f}" for v in values.values()) + " |" for n, values in results.items()
-    ]
+    for name, found in results.items():
+        cells = [spread([run["paddings"][column]["auc"] for run in found["runs"]], ".3f") for column in columns]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def figure(results: dict) -> figures.Figure:
-    """AUC against dilution, a line a detector."""
-    drawing = figures.Figure(figsize=(8, 5), layout="constrained")
-    axes = drawing.subplots()
-    for number, (name, values) in enumerate(results.items()):
-        style = ("-", "--", ":")[number // 10 % 3]
-        axes.plot(range(len(DILUTIONS)), [values[f"{r:g}"]["auc"] for r in DILUTIONS], style, marker=".", label=name)
-    axes.axhline(0.5, color="grey", linewidth=0.8)
-    axes.set_xticks(range(len(DILUTIONS)), [f"{ratio:g}" for ratio in DILUTIONS])
-    axes.set_xlabel("normal calls for each call of the attack")
-    axes.set_ylabel("AUC of padded attacks against normal traces")
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+def figure(results: dict[str, dict[str, Any]]) -> figures.Figure:
+    """Mean AUC against dilution, a line a detector, in a panel a kind."""
+    panels = {
+        "alone": [name for name in results if name in catalogue.ALONE],
+        "on language models": [name for name in results if name not in catalogue.ALONE],
+    }
+    panels = {title: names for title, names in panels.items() if names}
+    drawing = figures.Figure(figsize=(1 + 6.5 * len(panels), 5.5), layout="constrained")
+    for axes, (title, names) in zip(drawing.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for number, name in enumerate(names):
+            style = ("-", "--", ":")[number // 10 % 3]
+            values = [
+                np.mean([run["paddings"][f"{ratio:g}"]["auc"] for run in results[name]["runs"]]) for ratio in DILUTIONS
+            ]
+            axes.plot(range(len(DILUTIONS)), values, style, marker=".", label=name)
+        axes.axhline(0.5, color="grey", linewidth=0.8)
+        axes.set_xticks(range(len(DILUTIONS)), [f"{ratio:g}" for ratio in DILUTIONS])
+        axes.set(title=f"detectors {title}", xlabel="normal calls for each call of the attack", ylim=(0, 1))
+        axes.set_ylabel("AUC of padded attacks against normal traces")
+        axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return drawing
 
 

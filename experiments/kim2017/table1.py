@@ -25,7 +25,7 @@ from syscall_lm.traces.trace import Sequences
 PAPER = {"ADFA-LD": (833, 4372, 6, 746), "KDD98": (1364, 5459, 10, 41), "UNM-lpr": (627, 3136, 1, 2002)}
 WHY = {
     "ADFA-LD": "the same traces. An attack trace is one process of an attack, of which 60 were made.",
-    "KDD98": "the Solaris audit files are not available here; --kdd98_dir reads them.",
+    "KDD98": "the Solaris audit files are not available here; --kdd98_dir and --kdd98_events read them.",
     "UNM-lpr": "of UNM's live normal traces (1,234 files) only 571 runs in two files are available here. MIT's live "
     "traces, the synthetic ones and both attacks are complete; a file without calls is no trace.",
 }
@@ -34,6 +34,7 @@ ADFA = flags.DEFINE_string("adfa", None, "archive of ADFA-LD", required=True)
 MIT = flags.DEFINE_list("mit", [], "archives of MIT's lpr: normal traces, attacks")
 UNM = flags.DEFINE_list("unm", [], "archives of UNM's lpr: normal traces, attacks")
 KDD98_DIR = flags.DEFINE_string("kdd98_dir", "", "folder of KDD98's audit files and bsm.list, if you have them")
+KDD98_EVENTS = flags.DEFINE_string("kdd98_events", "", "the audit_event file that names their events")
 OUTPUT = flags.DEFINE_string("output", "results/kim2017", "directory for table1.json and table1.md")
 SEED = flags.DEFINE_integer("seed", 0, "draws the sixth of the normal traces to learn from", lower_bound=0)
 
@@ -46,7 +47,9 @@ def main(argv: list[str]) -> None:
     benchmark = data.benchmark(archive)
     normal, attack = (benchmark.traces.take(part) for part in (~benchmark.is_attack, benchmark.is_attack))
     rows: dict[str, Any] = {"ADFA-LD": counts(benchmark.train, normal, attack, benchmark.families)}
-    rows["KDD98"] = of_host(Host.kdd98(KDD98_DIR.value, SEED.value)) if KDD98_DIR.value else "not run: no data"
+    rows["KDD98"] = (
+        of_host(Host.kdd98(KDD98_DIR.value, KDD98_EVENTS.value, SEED.value)) if KDD98_DIR.value else "not run: no data"
+    )
     lpr = [*MIT.value, *UNM.value]
     rows["UNM-lpr"] = of_host(Host.read("UNM-lpr", lpr, SEED.value)) if lpr else "not run: no data"
     result = {"data_sets": rows, "paper": {name: list(values) for name, values in PAPER.items()}, "why": WHY}

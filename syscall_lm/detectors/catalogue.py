@@ -1,6 +1,6 @@
 """Every detector by name: one line here adds one to every comparison."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from syscall_lm.detectors.autoencoder import AutoencoderDetector
 from syscall_lm.detectors.base import Detector
@@ -9,10 +9,10 @@ from syscall_lm.detectors.encoder_decoder import EncoderDecoderDetector
 from syscall_lm.detectors.extreme_learning import ExtremeLearning
 from syscall_lm.detectors.features import FinalState, Frequency, TfIdf
 from syscall_lm.detectors.hmm import HiddenMarkov
-from syscall_lm.detectors.language_model import TrainedMember
+from syscall_lm.detectors.language_model import Ensemble, TrainedMember
 from syscall_lm.detectors.nearest import Nearest, WithinRadius
 from syscall_lm.detectors.ngram import NGram
-from syscall_lm.detectors.sections import Stretch
+from syscall_lm.detectors.sections import LongestSection, Stretch
 from syscall_lm.detectors.stide import FRAME, RARE, Stide
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.models.store import Member
@@ -32,21 +32,34 @@ ALONE: dict[str, Callable[[int, int], Detector]] = {
     "ngram": lambda v, seed: NGram(v),
     "ngram-calmest": lambda v, seed: Stretch(NGram(v), "calmest"),
     "ngram-highest": lambda v, seed: Stretch(NGram(v), "highest"),
+    "ngram-longest": lambda v, seed: LongestSection(NGram(v)),
     "encoder-decoder": lambda v, seed: EncoderDecoderDetector(v, seed=seed),
     "autoencoder": lambda v, seed: AutoencoderDetector(v, seed=seed),
 }
 
 # Detectors that look into one trained language model, made from it and a seed.
-ON_MEMBER: dict[str, Callable[[Member, int], Detector]] = {
+ON_MEMBER: dict[str, Callable[[TrainedMember, int], Detector]] = {
+    "lstm": lambda member, seed: member,
     "state-knn": lambda member, seed: Nearest(FinalState(member)),
     "state-radius": lambda member, seed: WithinRadius(FinalState(member)),
     "state-kmeans": lambda member, seed: Clusters(FinalState(member), seed=seed),
-    "lstm-calmest": lambda member, seed: Stretch(TrainedMember(member), "calmest"),
-    "lstm-highest": lambda member, seed: Stretch(TrainedMember(member), "highest"),
+    "lstm-calmest": lambda member, seed: Stretch(member, "calmest"),
+    "lstm-highest": lambda member, seed: Stretch(member, "highest"),
+    "lstm-longest": lambda member, seed: LongestSection(member),
 }
 
 NEURAL = frozenset({"encoder-decoder", "autoencoder"})  # these take minutes to learn
-RANDOM = frozenset({"hmm", "elm"}) | NEURAL  # these depend on the seed
+RANDOM = frozenset({"hmm", "elm"}) | NEURAL  # these depend on the seed, without a trained model
+
+# Detectors that look into all trained language models together.
+ON_MEMBERS: dict[str, Callable[[Sequence[TrainedMember]], Detector]] = {
+    "leaky_relu": lambda members: Ensemble(members, "leaky_relu"),
+    "average": lambda members: Ensemble(members, "average"),
+    "vote": lambda members: Ensemble(members, "vote"),
+}
+
+NAMES = (*ALONE, *ON_MEMBER, *ON_MEMBERS)
+QUICK = tuple(name for name in NAMES if name not in NEURAL)  # what a comparison runs unless it is told otherwise
 
 
 def build(
@@ -55,7 +68,7 @@ def build(
     """Makes detectors by name.
 
     Args:
-      names: of `ALONE` and `ON_MEMBER`; one of the latter is made for every member and called "NAME MEMBER".
+      names: of `NAMES`; one of `ON_MEMBER` is made for every member and called "NAME MEMBER".
       vocabulary_size: V.
       members: trained language models.
       seed: of everything random.
@@ -63,16 +76,17 @@ def build(
     Raises:
       SyscallLMError: an unknown name, or one that needs a member, but there is none.
     """
-    members = tuple(members)
+    trained = [TrainedMember(member) for member in members]
     made: dict[str, Detector] = {}
     for name in names:
+        if name not in NAMES:
+            raise SyscallLMError(f"no detector is called {name!r}; there are {', '.join(NAMES)}")
         if name in ALONE:
             made[name] = ALONE[name](vocabulary_size, seed)
-        elif name not in ON_MEMBER:
-            raise SyscallLMError(f"no detector is called {name!r}; there are {', '.join([*ALONE, *ON_MEMBER])}")
-        elif not members:
+        elif not trained:
             raise SyscallLMError(f"detector {name!r} looks into a trained language model, but none was given")
+        elif name in ON_MEMBERS:
+            made[name] = ON_MEMBERS[name](trained)
         else:
-            for member in members:
-                made[f"{name} {member.name}"] = ON_MEMBER[name](member, seed)
+            made |= {f"{name} {member.name}": ON_MEMBER[name](member, seed) for member in trained}
     return made

@@ -6,8 +6,6 @@ import numpy as np
 import scipy.sparse
 from sklearn.feature_extraction.text import TfidfTransformer
 
-from syscall_lm import scoring
-from syscall_lm.models.store import Member
 from syscall_lm.traces.trace import Sequences
 
 Matrix = np.ndarray | scipy.sparse.csr_array
@@ -25,15 +23,23 @@ class Features(Protocol):
         ...
 
 
+class StateSource(Protocol):
+    """What has read a whole trace and holds a state then: a trained language model."""
+
+    def final_states(self, traces: Sequences) -> np.ndarray:
+        """The state after each trace, `[N, H]`."""
+        ...
+
+
 class FinalState:
     """lstm(x): the last layer's h after all calls of a trace (Kim et al., section 2.3; see `Scorer.final_states`).
 
     Args:
-      member: a trained language model.
+      source: a trained language model.
     """
 
-    def __init__(self, member: Member):
-        self._scorer = scoring.Scorer([member])
+    def __init__(self, source: StateSource):
+        self._source = source
 
     def fit(self, normal: Sequences) -> Self:
         """Nothing to learn: the model is trained."""
@@ -42,7 +48,7 @@ class FinalState:
 
     def transform(self, traces: Sequences) -> np.ndarray:
         """float32 `[N, H]`."""
-        return self._scorer.final_states(traces)[0]
+        return self._source.final_states(traces)
 
 
 def call_counts(traces: Sequences, vocabulary_size: int) -> scipy.sparse.csr_array:

@@ -1,7 +1,8 @@
 """The language-model detector: members, scorer, calibration and ensemble as one detector."""
 
+import collections
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import numpy as np
@@ -81,6 +82,8 @@ class LanguageModelDetector(Detector):
 class TrainedMember(Detector):
     """One trained model's average negative log-likelihood (Kim et al., section 2.1); `fit` only sets the threshold.
 
+    Several detectors may look into one member: it computes the same traces' surprisals and states once.
+
     Args:
       member: the model.
       false_alarm_rate: see `Detector`.
@@ -88,18 +91,69 @@ class TrainedMember(Detector):
 
     def __init__(self, member: Member, false_alarm_rate: float = 0.01):
         super().__init__(false_alarm_rate)
-        self._scorer = scoring.Scorer([member])
+        self.name = member.name
+        scorer = scoring.Scorer([member])
+        self._surprisal = _Remembered(lambda traces: scorer.surprisal(traces)[0])
+        self._final_states = _Remembered(lambda traces: scorer.final_states(traces)[0])
 
     def _fit(self, normal: Sequences) -> None:
         del normal  # the model is trained
 
     def surprisal(self, traces: Sequences) -> np.ndarray:
-        """-ln P(call | the calls before it) in nats, float32 `[total]`, laid out like `traces.calls`."""
-        return self._scorer.surprisal(traces)[0]
+        """-ln P(call | the calls before it) in nats, float32 `[total]`, laid out like `traces.calls`; read-only."""
+        return self._surprisal(traces)
+
+    def final_states(self, traces: Sequences) -> np.ndarray:
+        """What the last layer holds after each trace, float32 `[N, H]`, see `Scorer.final_states`; read-only."""
+        return self._final_states(traces)
 
     def decision_function(self, traces: Sequences) -> np.ndarray:
         """Nats per call, float64 `[N]`."""
         return scoring.means(self.surprisal(traces), traces)
+
+
+class _Remembered:
+    """A function of traces that keeps its last answers for whoever asks with the same object again."""
+
+    def __init__(self, function: Callable[[Sequences], np.ndarray], answers: int = 16):
+        self._function = function
+        self._known: collections.deque[tuple[Sequences, np.ndarray]] = collections.deque(maxlen=answers)
+
+    def __call__(self, traces: Sequences) -> np.ndarray:
+        for known, answer in self._known:
+            if known is traces:
+                return answer
+        answer = self._function(traces)
+        answer.setflags(write=False)
+        self._known.append((traces, answer))
+        return answer
+
+
+class Ensemble(Detector):
+    """Trained members as one detector: leaky ReLU (Kim et al., eq. 3), averaging or voting.
+
+    `fit` takes the members' medians and spreads from the normal traces, and trains nothing.
+
+    Args:
+      members: M trained members.
+      method: "leaky_relu", "average" or "vote".
+      false_alarm_rate: see `Detector`.
+    """
+
+    def __init__(self, members: Sequence[TrainedMember], method: str, false_alarm_rate: float = 0.01):
+        super().__init__(false_alarm_rate)
+        self._members, self.method = members, method
+
+    def _fit(self, normal: Sequences) -> None:
+        scores = self._scores(normal)
+        self.calibration = ensemble.Calibration.from_scores(scores, scores, "normal training traces")
+
+    def _scores(self, traces: Sequences) -> np.ndarray:
+        return np.stack([member.decision_function(traces) for member in self._members])
+
+    def decision_function(self, traces: Sequences) -> np.ndarray:
+        """The ensemble's scores, float64 `[N]`."""
+        return self.calibration.combine(self._scores(traces), self.method)
 
 
 def calibrate(scorer: scoring.Scorer, train: Sequences, held_out: Sequences, source: str) -> ensemble.Calibration:

@@ -24,6 +24,12 @@ class SurprisalSource(Protocol):
         ...
 
 
+class ThresholdedSource(SurprisalSource, Protocol):
+    """A source that is a detector of whole traces, too."""
+
+    threshold_: float
+
+
 def section_means(surprisal: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """The average negative log-likelihood of any sections, in constant time each.
 
@@ -114,6 +120,40 @@ class Stretch(Detector):
     def decision_function(self, traces: Sequences) -> np.ndarray:
         """Nats per call, float64 `[N]`."""
         return stretch_means(self.source.surprisal(traces), traces, self.which, self.length)
+
+
+class LongestSection(Detector):
+    """Scores a trace by its longest section that is as surprising as an abnormal trace (Kim et al., section 4).
+
+      max { j - i : (s_i + ... + s_(j-1)) / (j - i) >= level },    s_t the surprisal of call t
+
+    The level is the source's own threshold for whole traces. Normal calls around an attack do not shorten the section,
+    so padding does not help an attacker.
+
+    Args:
+      source: gives surprisals and the threshold of their means; `fit` fits it.
+      false_alarm_rate: see `Detector`.
+    """
+
+    def __init__(self, source: ThresholdedSource, false_alarm_rate: float = 0.01):
+        super().__init__(false_alarm_rate)
+        self.source = source
+
+    def fit(self, normal: Sequences, held_out: Sequences | None = None) -> Self:
+        """Fits the source, then the threshold."""
+        self.source.fit(normal, held_out)
+        super().fit(normal, held_out)
+        return self
+
+    def _fit(self, normal: Sequences) -> None:
+        del normal  # the source has learned already
+
+    def decision_function(self, traces: Sequences) -> np.ndarray:
+        """Calls, float64 `[N]`."""
+        surprisal = self.source.surprisal(traces)
+        bounds = zip(traces.offsets[:-1], traces.offsets[1:], strict=True)
+        sections = [longest_section(surprisal[begin:end], self.source.threshold_) for begin, end in bounds]
+        return np.array([end - start for start, end in sections], np.float64)
 
 
 def stretch_means(surprisal: np.ndarray, traces: Sequences, which: str, length: int = STRETCH) -> np.ndarray:

@@ -56,8 +56,8 @@ class BatchScorer:
 
         Returns:
           N rows of `schema`: what is known of the trace, length, unknown calls, a score per member, the ensemble's
-          score, verdict, and the stretch with the highest mean surprisal (averaged over members) and the single call with
-          the highest.
+          score, verdict, the stretch with the highest mean surprisal (averaged over members), and the least expected
+          call.
         """
         detector, vocabulary = self.detector, self._vocabulary
         calls = batch.calls.translate(self._table)

@@ -63,11 +63,18 @@ class Record:
       event: its number in `audit_event`.
       time: seconds since the epoch.
       pid: of the subject; None if the record has none.
+      session: the subject's audit session.
+      terminal: the port of the terminal that it came from; of a network connection the remote and the local port, 16
+        bits each, as far as the audit service knew them.
+      address: the terminal's, 4 or 16 bytes.
     """
 
     event: int
     time: float
     pid: int | None
+    session: int = 0
+    terminal: int = 0
+    address: bytes = b""
 
 
 def is_record(head: bytes) -> bool:
@@ -156,13 +163,22 @@ def _parse(record: bytes) -> Record:
         seconds, fraction = struct.unpack_from(">QQ", record, min(position, len(record) - 16))
         position += 16
     time = float(seconds) + (fraction / 1000 if fraction < 1000 else 0.0)
-    pid = _subject(record, position, attribute=25)
-    if pid is None:  # Solaris' old attribute token has two sizes
-        pid = _subject(record, position, attribute=29)
-    return Record(event, time, pid)
+    subject = _subject(record, position, attribute=25)
+    if subject is None:  # Solaris' old attribute token has two sizes
+        subject = _subject(record, position, attribute=29)
+    return Record(event, time, None) if subject is None else Record(event, time, *_identity(subject))
 
 
-def _subject(record: bytes, position: int, attribute: int) -> int | None:
+def _identity(subject: bytes) -> tuple[int, int, int, bytes]:
+    """Process, audit session, terminal port and address of a subject token."""
+    pid, session = struct.unpack_from(">II", subject, _PID_AT)
+    port_end = _PID_AT + (12 if subject[0] in (0x24, 0x7A) else 16)
+    address = subject[port_end + 4 * (subject[0] in _ADDRESS_TYPE_AT) :]
+    return pid, session, int.from_bytes(subject[_PID_AT + 8 : port_end], "big"), address
+
+
+def _subject(record: bytes, position: int, attribute: int) -> bytes | None:
+    """The subject token, whole."""
     end = len(record) - _TRAILER_SIZE
     while position < end:
         kind = record[position]
@@ -170,7 +186,7 @@ def _subject(record: bytes, position: int, attribute: int) -> int | None:
         if not 0 < size <= end - position:
             return None
         if kind in _SUBJECTS:
-            return int.from_bytes(record[position + _PID_AT : position + _PID_AT + 4], "big")
+            return record[position : position + size]
         position += size
     return None
 

@@ -4,14 +4,14 @@ import jax
 import numpy as np
 import pytest
 
-from syscall_lm.detectors import catalogue
+from syscall_lm import scoring
+from syscall_lm.detectors import catalogue, ensemble
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.models import language_model, lstm
 from syscall_lm.models.store import Member
 from syscall_lm.traces.trace import Sequences
 
 V = 12
-NAMES = [*catalogue.ALONE, *catalogue.ON_MEMBER]
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +26,10 @@ def traces():
     return Sequences.from_list([np.cumsum(rng.choice([1, 2], n)) % (V - 2) for n in rng.integers(1, 120, 30)])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", catalogue.NAMES)
 def test_fit_score_and_predict(name, members, traces):
-    (detector,) = catalogue.build([name], V, members[:1]).values()
+    made = catalogue.build([name], V, members if name in catalogue.ON_MEMBERS else members[:1])
+    (detector,) = made.values()
     held_out = traces.take(np.arange(20, 30))
     assert detector.fit(traces.take(np.arange(20)), held_out) is detector
     queries = Sequences.from_list([[V - 1] * 30, *traces, [0]])  # an unseen call, known traces, a single call
@@ -51,11 +52,23 @@ def test_an_unseen_program_scores_above_normal_traces(name, traces):
 
 
 def test_a_detector_on_a_member_is_made_for_each(members):
-    assert list(catalogue.build(["stide", "state-knn"], V, members)) == ["stide", "state-knn a", "state-knn b"]
+    names = ["stide", "state-knn", "vote"]
+    assert list(catalogue.build(names, V, members)) == ["stide", "state-knn a", "state-knn b", "vote"]
+
+
+@pytest.mark.parametrize("method", ensemble.METHODS)
+def test_an_ensemble_combines_its_members_by_medians_of_the_normal_traces(method, members, traces):
+    normal, queries = traces.take(np.arange(20)), traces.take(np.arange(20, 30))
+    detector = catalogue.build([method], V, members)[method].fit(normal)
+    scorer = scoring.Scorer(members)
+    known, scores = (scoring.means(scorer.surprisal(part), part) for part in (normal, queries))
+    expected = ensemble.Calibration.from_scores(known, known).combine(scores, method)
+    np.testing.assert_allclose(detector.decision_function(queries), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("strde", "no detector is called 'strde'"), ("state-knn", "none was given")]
+    ("name", "message"),
+    [("strde", "no detector is called 'strde'"), ("state-knn", "none was given"), ("vote", "none was given")],
 )
 def test_unknown_names_and_missing_models_are_refused(name, message):
     with pytest.raises(SyscallLMError, match=message):

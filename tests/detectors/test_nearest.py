@@ -7,6 +7,7 @@ import pytest
 from syscall_lm import scoring
 from syscall_lm.detectors.clusters import Clusters
 from syscall_lm.detectors.features import FinalState, Frequency, TfIdf
+from syscall_lm.detectors.language_model import TrainedMember
 from syscall_lm.detectors.nearest import Nearest, WithinRadius
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.models import language_model, lstm
@@ -28,11 +29,17 @@ def queries():
     return Sequences.from_list([rng.choice(V, n) for n in rng.integers(1, 40, 12)])
 
 
+def member():
+    shape = lstm.Shape(V, 5)
+    return Member("m", shape, jax.tree.map(lambda x: x * 8, language_model.initialise(jax.random.key(0), shape)))
+
+
+MEMBER = member()
+
+
 @pytest.fixture(scope="module")
 def final_state():
-    shape = lstm.Shape(V, 5)
-    params = jax.tree.map(lambda x: x * 8, language_model.initialise(jax.random.key(0), shape))
-    return FinalState(Member("m", shape, params))
+    return FinalState(TrainedMember(MEMBER))
 
 
 def frequencies(traces):
@@ -52,9 +59,11 @@ def test_tf_idf(normal, queries):
 
 
 def test_final_state_is_the_scorers(final_state, queries):
-    scorer = final_state._scorer
-    assert isinstance(scorer, scoring.Scorer)
-    np.testing.assert_array_equal(final_state.transform(queries), scorer.final_states(queries)[0])
+    scorer = scoring.Scorer([MEMBER])
+    for _ in range(2):  # the second time from memory
+        np.testing.assert_array_equal(final_state.transform(queries), scorer.final_states(queries)[0])
+    other = queries.take(np.arange(3))
+    np.testing.assert_array_equal(final_state.transform(other), scorer.final_states(other)[0])
 
 
 def all_distances(features, normal, queries):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syscall_lm.detectors.ngram import NGram
-from syscall_lm.detectors.sections import Stretch, longest_section, section_means
+from syscall_lm.detectors.sections import LongestSection, Stretch, longest_section, section_means
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.traces.trace import Sequences
 
@@ -65,7 +65,7 @@ def test_stretches_equal_trying_all(which):
     assert detector.threshold_ == detector.decision_function(normal).max()
 
 
-def test_padding_calms_the_calmest_stretch_and_not_the_highest():
+def test_padding_calms_the_calmest_stretch_and_neither_the_highest_nor_the_longest():
     normal = np.tile(np.arange(6), 60)
     attack = np.random.default_rng(0).integers(0, 6, 100)
     padded = np.concatenate([attack, normal[:90]])
@@ -74,6 +74,14 @@ def test_padding_calms_the_calmest_stretch_and_not_the_highest():
     calmest = Stretch(NGram(6, 4), "calmest", 75).fit(training).decision_function(queries)
     highest = Stretch(NGram(6, 4), "highest", 75).fit(training).decision_function(queries)
     assert calmest[1] < calmest[0] / 3 and highest[1] >= highest[0]
+    detector = LongestSection(NGram(6, 4)).fit(training)
+    longest = detector.decision_function(queries)
+    assert longest[1] >= longest[0] > 90
+    surprisal = detector.source.surprisal(queries)
+    for trace, length in enumerate(longest):
+        part = surprisal[queries.offsets[trace] : queries.offsets[trace + 1]]
+        start, end = longest_section(part, detector.source.threshold_)
+        assert end - start == length and part[start:end].mean() >= detector.source.threshold_
 
 
 @pytest.mark.parametrize("wrong", [{"which": "longest"}, {"length": 0}])

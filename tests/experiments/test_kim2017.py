@@ -1,6 +1,7 @@
 """The experiments on Kim et al.: what they write, on small archives, and the functions behind it."""
 
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -55,6 +56,36 @@ def hosts(tmp_path_factory):
             write(folder / f"{name}_attack.parquet", attack, names),
         ]
     return paths
+
+
+@pytest.fixture(scope="module")
+def models(archive, tiny_model, tmp_path_factory):
+    """Model directories of two seeds that claim to have been trained on the archive."""
+    opened = TraceArchive(archive)
+
+    def make(name, seed, members=("1x4", "2x3"), **changed):
+        train, held_out = data.training_traces(opened, data.HELD_OUT, seed)
+        configuration = {
+            "members": list(members),
+            "seed": seed,
+            "learning_rate": 0.1 + seed,
+            "training_data": data.fingerprint(train),
+            "held_out_data": data.fingerprint(held_out),
+            "vocabulary": opened.vocabulary.hash,
+            **changed,
+        }
+        names = [f"{member}.{number + 1}" for number, member in enumerate(members)]
+        results = {
+            name: {"held_out_nll": 1.5 + seed, "best_epoch": 2, "epochs": 3 + seed, "calls_per_second": 100}
+            for name in names
+        }
+        info = {"configuration": configuration, "results": results, "training": {"traces": 22, "calls": 1000}}
+        path = tiny_model(tmp_path_factory.mktemp("models") / name, opened.vocabulary, members, info=info)
+        rows = [{"shape": member, "epoch": e + 1, "held_out_nll": [2 - e / 9]} for member in members for e in range(3)]
+        (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+
+    return make
 
 
 def joined(paths):
@@ -119,6 +150,86 @@ def test_baselines(commands, archive, tmp_path):
     assert "whole numbers" in done["seeds"].err and "no detector is called 'nothing'" in done["detector"].err
 
 
+SMALL = """
+from syscall_lm.reports import figures
+figures.DPI = 30  # for speed
+"""
+
+
+def test_figure_3(commands, archive, models, tmp_path):
+    seeds = [models("seed0", 0), models("seed1", 1)]
+    detectors = "--detectors=lstm,state-knn,state-kmeans,leaky_relu,vote,stide,elm"
+    first = [f"--archive={archive}", detectors, f"--models={joined(seeds)}", f"--output={tmp_path}"]
+    setup = (
+        SMALL
+        + """
+compare = module.comparison.compare
+def interrupted(names, benchmark, size, members, results, keep):
+    def stop(results):
+        keep(results)
+        if "leaky_relu" in results:
+            raise KeyboardInterrupt
+    return compare(names, benchmark, size, members, results, stop)
+def main(argv):
+    module.comparison.compare = interrupted if "stop" in argv else compare
+    real([])
+real = module.main
+main.__module__ = real.__module__
+module.main = main
+"""
+    )
+    cases = {
+        "interrupted": [*first, "stop"],
+        "run": first,
+        "other": [f"--archive={archive}", f"--models={models('other', 2, training_data='beef')}"],
+        "same seed": [f"--archive={archive}", f"--models={seeds[0]},{models('again', 0)}"],
+        "members": [f"--archive={archive}", f"--models={seeds[0]},{models('fewer', 3, ('1x4',))}"],
+        "none": [f"--archive={archive}", "--models="],
+    }
+    done = commands("kim2017.figure3", cases, setup)
+    assert done["interrupted"].code == 130
+    assert done["run"].code == 0, done["run"].err
+    assert "leaky_relu, seed 0" not in done["run"].err and "vote, seed 0" in done["run"].err  # it went on
+    found = result(tmp_path, "figure3")
+    seeds_of = {name: [run["seed"] for run in value["runs"]] for name, value in found["detectors"].items()}
+    on_members = [f"{kind} {name}" for kind in ("lstm", "state-knn", "state-kmeans") for name in ("1x4.1", "2x3.2")]
+    assert seeds_of == {**dict.fromkeys([*on_members, "leaky_relu", "vote"], [0, 1]), "stide": [0], "elm": [0, 1]}
+    assert [model["results"]["1x4.1"]["held_out_nll"] for model in found["models"]] == [1.5, 2.5]
+    for value in found["detectors"].values():
+        for run in value["runs"]:
+            assert len(run["roc"]) == 241 and run["roc"] == sorted(run["roc"]) and run["roc"][-1] == 1
+    table = (tmp_path / "figure3.md").read_text()
+    assert "| 1x4.1 | 2.000 ± 0.707 | 2 ± 0 | 4 ± 1 |" in table and "| vote | " in table
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["figure3.json", "figure3.md", "figure3.png"]
+    words = {"other": "was not trained on", "same seed": "seed 0", "members": "holds 1x4.1, but", "none": "no model"}
+    for case, word in words.items():
+        assert done[case].code == 2 and word in done[case].err, case
+
+
+def test_recipes(commands, archive, models, tmp_path):
+    fast, printed = (
+        [models("f0", 0), models("f1", 1)],
+        [models("p0", 0, ("1x4", "1x5")), models("p1", 1, ("1x4", "1x5"))],
+    )
+    both = [f"--archive={archive}", f"--fast={joined(fast)}", f"--output={tmp_path}"]
+    cases = {
+        "run": [*both, f"--printed={joined(printed)}"],
+        "different": [*both, f"--printed={models('q', 0, ('1x5',))}"],
+    }
+    done = commands("kim2017.recipes", cases, SMALL)
+    assert done["run"].code == 0, done["run"].err
+    found = result(tmp_path, "recipes")
+    assert list(found["members"]) == ["1x4.1"]
+    member = found["members"]["1x4.1"]
+    assert [run["calls"] for run in member["printed"]["runs"]] == [3000, 4000]
+    # The tiny models are all drawn alike, so the recipes do not differ, for any resample.
+    assert member["difference"] == {"auc": 0, "interval": [0, 0]}
+    table = (tmp_path / "recipes.md").read_text()
+    assert "| learning_rate | 0.1, 1.1 | 0.1, 1.1 |" in table
+    assert "1x4.1: the printed recipe's AUC less the fast one's is +0.000" in table
+    assert done["different"].code == 2 and "no member of the same name" in done["different"].err
+
+
 MIMICRY = """
 import numpy as np
 from syscall_lm.traces.trace import Sequences
@@ -137,16 +248,24 @@ for ratio in (0, 0.5, 4):
 """
 
 
-def test_mimicry(commands, archive, tmp_path):
-    arguments = [f"--archive={archive}", f"--output={tmp_path}", "--detectors=ngram,ngram-calmest,ngram-highest"]
-    done = commands("kim2017.mimicry", {"run": arguments}, MIMICRY)["run"]
-    assert done.code == 0, done.err
+def test_mimicry(commands, archive, models, tmp_path):
+    shared = [f"--archive={archive}", "--attacks=6"]
+    alone = [*shared, f"--output={tmp_path}", "--detectors=ngram,ngram-calmest,ngram-highest", "--seeds=0,4"]
+    model = [*shared, f"--models={models('m', 1)}", f"--output={tmp_path / 'lstm'}", "--detectors=lstm,average,stide"]
+    done = commands("kim2017.mimicry", {"run": alone, "lstm": model}, SMALL + MIMICRY)
+    assert done["run"].code == 0, done["run"].err
     found = result(tmp_path, "mimicry")["detectors"]
-    scores = {name: {padding: value["median_score"] for padding, value in by.items()} for name, by in found.items()}
+    assert [run["seed"] for run in found["ngram"]["runs"]] == [0, 4]
+    scores = {
+        name: {padding: value["median_score"] for padding, value in by["runs"][0]["paddings"].items()}
+        for name, by in found.items()
+    }
     assert scores["ngram"]["8"] < scores["ngram"]["0"]  # the mean is diluted
     assert scores["ngram-calmest"]["75 calls"] < scores["ngram-calmest"]["0"] / 2
     assert scores["ngram-highest"]["8"] > 0.8 * scores["ngram-highest"]["0"]
     assert (tmp_path / "mimicry.png").stat().st_size > 0
+    assert done["lstm"].code == 0, done["lstm"].err
+    assert list(result(tmp_path / "lstm", "mimicry")["detectors"]) == ["lstm 1x4.1", "lstm 2x3.2", "average", "stide"]
 
 
 def test_table_1(commands, archive, hosts, tmp_path):
@@ -166,27 +285,80 @@ def test_table_1(commands, archive, hosts, tmp_path):
     assert "| 25 (833) | 41 (4,372) | 1 | 2 (6) | 12 (746) |" in (tmp_path / "table1.md").read_text()
 
 
-PORTABILITY = """
-module.flags.FLAGS(["portability", "--member=2x5", "--epochs=3", "--seed=7"])
-lstm = module.make("lstm", 9)  # training it takes too long for a test
-assert [str(shape) for shape in lstm._shapes] == ["2x5"] and lstm._shapes[0].vocabulary_size == 9
-assert (lstm._recipe.epochs, lstm._recipe.seed) == (3, 7)
+PORTABILITY = (
+    SMALL
+    + """
+from syscall_lm.models import language_model, lstm
+from syscall_lm.models.store import Member
+import jax
+def train_members(shapes, recipe, learn, held_out, workdir, progress):  # training takes too long for a test
+    assert (recipe.epochs, recipe.minibatch_calls, len(learn) + len(held_out)) == (3, 512, 10)
+    members = tuple(Member(str(s), s, language_model.initialise(jax.random.key(0), s)) for s in shapes)
+    losses = zip(shapes, (3, 1, 2), strict=True)
+    rows = [{"shape": str(s), "held_out_nll": [loss + worse]} for s, loss in losses for worse in (0, 1)]
+    return members, rows
+module.training.train_members = train_members
 """
+)
 
 
 def test_portability(commands, hosts, tmp_path):
-    both = [f"--mit={joined(hosts['mit'])}", f"--unm={joined(hosts['unm'])}", "--detectors=ngram"]
-    done = commands("kim2017.portability", {"run": [*both, f"--output={tmp_path}"], "no host": []}, PORTABILITY)
+    both = [f"--mit={joined(hosts['mit'])}", f"--unm={joined(hosts['unm'])}", "--seeds=0,1"]
+    lstm = ["--detectors=stide,lstm", "--members=1x4,1x3,1x2", "--epochs=3", f"--output={tmp_path / 'lstm'}"]
+    cases = {"run": [*both, "--detectors=ngram", f"--output={tmp_path}"], "lstm": [*both, *lstm], "no host": []}
+    done = commands("kim2017.portability", cases, PORTABILITY)
     assert done["run"].code == 0, done["run"].err
     rows = result(tmp_path, "portability")["rows"]
-    run = {(row["source"], row["target"]): row for row in rows if row["status"] == "run"}
-    assert len(run) == 4
+    run = {(row["source"], row["target"]): row["runs"] for row in rows if row["status"] == "run"}
+    assert len(run) == 4 and all([one["seed"] for one in runs] == [0, 1] for runs in run.values())
     assert [row["status"] for row in rows if row["source"] == "KDD98"] == ["not run: no data"] * 2
+    assert "| KDD98 | | KDD98 | not run: no data |" in (tmp_path / "portability.md").read_text()
     # The ids differ: only by name does the other host's traffic look normal.
-    assert all(row["all"]["auc"] > 0.99 for row in run.values())
-    assert run["UNM lpr", "MIT lpr"]["unmapped_calls"] == 0
-    assert 0 < run["MIT lpr", "UNM lpr"]["unmapped_calls"] < 0.01  # fork, which the first host does not know
+    assert all(one["all"]["auc"] > 0.99 for runs in run.values() for one in runs)
+    assert run["UNM lpr", "MIT lpr"][0]["unmapped_calls"] == 0
+    assert 0 < run["MIT lpr", "UNM lpr"][0]["unmapped_calls"] < 0.01  # fork, which the first host does not know
+    assert done["lstm"].code == 0, done["lstm"].err
+    found = result(tmp_path / "lstm", "portability")
+    assert {(row["detector"], row["source"]) for row in found["rows"] if row["status"] == "run"} == {
+        (detector, source) for detector in ("stide", "lstm") for source in ("MIT lpr", "UNM lpr")
+    }
+    assert [model["chosen"] for model in found["models"]] == ["1x3"] * 4  # the lowest held-out loss
     assert done["no host"].code == 2 and "needs a host" in done["no host"].err
+
+
+def test_portability_from_kdd98(commands, hosts, tmp_path):
+    """Audit trails of two services, by turns; an attack's calls are in another order."""
+    folder = tmp_path / "kdd98"
+    folder.mkdir()
+    rng, start = np.random.default_rng(0), 896704200  # 1998-06-01 08:30 in New York
+    sessions, trail = [], b""
+    for number in range(40):
+        attack = number % 5 == 4
+        clock = f"{8 + (30 + number) // 60:02d}:{(30 + number) % 60:02d}:00"
+        sessions.append(
+            f"{number} 06/01/1998 {clock} 00:00:30 telnet 1 23 1.2.3.4 5.6.7.8 {int(attack)} {'-p'[attack]}\n"
+        )
+        events = rng.choice(6, 40) if attack else normal_calls(rng, 40)
+        for event in events + 1:
+            subject = struct.pack(">B9I", 0x24, 1, 2, 3, 4, 5, 77, number + 1, 8, 9)
+            header = struct.pack(">BHHII", 2, event, 0, start + 60 * number + 1, 0)
+            size = 12 + len(header) + len(subject)
+            trail += struct.pack(">BI", 0x14, size) + header + subject + struct.pack(">BHI", 0x13, 0xB105, size)
+    (folder / "bsm.list").write_text("".join(sessions))
+    (folder / "trail.bsm").write_bytes(trail)
+    events = "".join(f"{number + 1}:AUE_{name.upper()}:{name}(2):pc\n" for number, name in enumerate(NAMES))
+    (tmp_path / "audit_event").write_text(events)
+    kdd98 = [f"--kdd98_dir={folder}", f"--output={tmp_path}", "--detectors=ngram", "--seeds=0"]
+    unm = f"--unm={joined(hosts['unm'])}"
+    cases = {"run": [*kdd98, unm, f"--kdd98_events={tmp_path / 'audit_event'}"], "events": kdd98}
+    done = commands("kim2017.portability", cases, SMALL)
+    assert done["run"].code == 0, done["run"].err
+    rows = {(row["source"], row["target"]): row for row in result(tmp_path, "portability")["rows"]}
+    assert set(rows) == {(one, other) for one in ("KDD98", "UNM lpr") for other in ("KDD98", "UNM lpr")}
+    (run,) = rows["KDD98", "KDD98"]["runs"]
+    assert (run["all"]["normal"], run["all"]["attacks"]) == (27, 8)  # 32 normal sessions, a sixth of them learned from
+    assert rows["KDD98", "UNM lpr"]["runs"][0]["all"]["auc"] > 0.9
+    assert done["events"].code == 2 and "--kdd98_events" in done["events"].err
 
 
 EMBEDDINGS = """
@@ -205,17 +377,30 @@ assert far["read -> open"] == 2  # after write, before close
 assert module.places(names, vectors, ("read",), "cosine")["mean"] is None
 assert abs(module.step_cosine(names, vectors) - 1) < 1e-12
 assert module.step_cosine(names[1:], vectors[1:]) is None
+places = np.random.default_rng(0).uniform(0, 500, (40, 2))
+boxes = []
+for place, offset in zip(places, module.label_offsets(places, ["fstatat64"] * 40), strict=True):
+    boxes.append([*(place + offset), *(place + offset + (40, 8))])
+boxes = np.array(boxes)
+sides = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:]) - np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+assert (sides > 0).all(axis=2).sum() == 40  # none overlaps another
 """
 
 
-def test_embeddings(commands, archive, tiny_model, tmp_path):
-    model = tiny_model(tmp_path / "model", Vocabulary(NAMES, "names of a test"))
-    arguments = [f"--model={model}", f"--archive={archive}", f"--output={tmp_path}"]
-    cases = {"run": [*arguments, "--member=1x4.1"], "member": [*arguments, "--member=9x9"]}
+def test_embeddings(commands, archive, models, tmp_path):
+    arguments = [
+        f"--archive={archive}",
+        f"--models={joined([models('e0', 0), models('e1', 1)])}",
+        f"--output={tmp_path}",
+    ]
+    cases = {"run": [*arguments, "--member=2x3.2"], "member": [*arguments, "--member=9x9"]}
     done = commands("kim2017.embeddings", cases, EMBEDDINGS)
     assert done["run"].code == 0, done["run"].err
     found = result(tmp_path, "embeddings")
-    assert found["member"] == "1x4.1" and list(found["calls"]) == list(NAMES[:6])  # pipe2, stat64: not in training
-    assert found["groups"]["cosine"]["pipe"]["absent"] == ["pipe2"]
+    assert found["drawn"] == {"member": "2x3.2", "seed": 0} and list(found["calls"]) == list(NAMES[:6])
+    assert [(one["member"], one["seed"]) for one in found["members"]] == [
+        ("1x4.1", 0), ("2x3.2", 0), ("1x4.1", 1), ("2x3.2", 1)
+    ]  # fmt: skip
+    assert found["members"][0]["groups"]["cosine"]["pipe"]["absent"] == ["pipe2"]  # it is not in training
     assert len(found["t_sne"]) == 6 and (tmp_path / "embeddings.png").stat().st_size > 0
-    assert done["member"].code == 2 and "the model has 1x4.1" in done["member"].err
+    assert done["member"].code == 2 and "the models have 1x4.1" in done["member"].err

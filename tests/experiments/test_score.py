@@ -185,7 +185,11 @@ def test_evaluate_writes_figures_with_and_without_copies(folder, commands):
     write(folder / "labelled", traces)
     write(folder / "normal_only", [t for t in traces if t.label == NORMAL])
     base = [f"--model={folder}/model", f"--output={folder}/results"]
-    cases = {"ok": [*base, f"--archive={folder}/labelled"], "attacks (0)": [*base, f"--archive={folder}/normal_only"]}
+    detectors = "--detectors=stide,vote,lstm-longest"
+    cases = {
+        "ok": [*base, detectors, f"--archive={folder}/labelled"],
+        "attacks (0)": [*base, f"--archive={folder}/normal_only"],
+    }
     done = commands("evaluate", cases)
     assert done["attacks (0)"].code == 2 and "attacks (0)" in done["attacks (0)"].err
     assert done["ok"].code == 0, done["ok"].err
@@ -193,8 +197,9 @@ def test_evaluate_writes_figures_with_and_without_copies(folder, commands):
     # One-call traces of the test split may equal one of the training split by chance; three copies are certain.
     assert result["traces"]["normal"] == 33 and result["traces"]["attack"] == 30
     assert 3 <= result["traces"]["copies"] <= 4
-    expected = {"1x4.1", "1x4.2", "2x3.3", "leaky_relu", "average", "vote", "stide"}
-    assert set(result["detectors"]) == expected
+    members = ["1x4.1", "1x4.2", "2x3.3"]
+    expected = [*members, "leaky_relu", "average", "vote", "stide", *(f"lstm-longest {name}" for name in members)]
+    assert list(result["detectors"]) == expected
     for both in result["detectors"].values():
         assert both["all"]["normal"] - both["without_copies"]["normal"] == result["traces"]["copies"]
         assert both["all"]["families"].keys() == {"x", "y"}

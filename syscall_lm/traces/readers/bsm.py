@@ -49,24 +49,28 @@ def vocabulary(options: Options) -> Vocabulary | NamesSeen:
     """
     if not options.mapping:
         return NamesSeen(options.abi)
-    names = tuple(dict.fromkeys(_events(options.mapping).values()))
+    names = tuple(dict.fromkeys(events(options.mapping).values()))
     return Vocabulary(names, f"mapping {pathlib.Path(options.mapping).name}")
 
 
-def _events(path: str) -> dict[int, str]:
-    """Number to name of the kernel events; of a number that stands twice the first one, which is Solaris'."""
+def events(path: str) -> dict[int, str]:
+    """The kernel events of an `audit_event` file, number to name; of a number that stands twice the first, Solaris'.
+
+    Raises:
+      SyscallLMError: the file cannot be read or holds no kernel event.
+    """
     try:
         lines = pathlib.Path(path).read_text("utf-8", "replace").splitlines()
     except OSError as error:
         raise SyscallLMError(f"{path}: cannot be read ({error.strerror})") from error
-    events: dict[int, str] = {}
+    names: dict[int, str] = {}
     for line in lines:
         found = _EVENT.match(line)
-        if found and is_call(int(found[1])) and len(events) < MAX_NAMES:
-            events.setdefault(int(found[1]), found[2])
-    if not events:
+        if found and is_call(int(found[1])) and len(names) < MAX_NAMES:
+            names.setdefault(int(found[1]), found[2])
+    if not names:
         raise SyscallLMError(f"{path}: holds no kernel event; expected lines such as 23:AUE_EXECVE:execve(2):pc,ex")
-    return events
+    return names
 
 
 def read(source: Source, vocabulary: Vocabulary | NamesSeen, options: Options, counters: Counters) -> Iterator[Trace]:
@@ -79,7 +83,7 @@ def read(source: Source, vocabulary: Vocabulary | NamesSeen, options: Options, c
       counters: is filled; its `lines` are records.
     """
     grouping = Grouping(source, options, counters, GROUPINGS[0], {})
-    names = _events(options.mapping) if options.mapping else {}
+    names = events(options.mapping) if options.mapping else {}
     ids: CallIds[str] = CallIds(vocabulary, counters)
     for number, record in enumerate(bsm_records.records(source, counters)):
         if not is_call(record.event):

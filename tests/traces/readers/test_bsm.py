@@ -1,10 +1,14 @@
+import io
+import ipaddress
 import struct
 
 import pytest
 
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.traces import bsm_records
-from syscall_lm.traces.readers import Options, bsm
+from syscall_lm.traces.readers import Counters, Options, bsm
+from syscall_lm.traces.sources import Source
+from syscall_lm.traces.unpacking import ByteStream
 
 SUBJECT = struct.pack(">B9I", 0x24, 1, 2, 3, 4, 5, 77, 7, 8, 9)
 
@@ -88,6 +92,16 @@ def test_the_samples_of_openbsm(read, shared_data):
             assert counters.lines == 1 and counters.skipped == {bsm.PROGRAM: 1}, path.name
             records += 1
     assert records == 56
+
+
+def test_who_a_record_is_of(shared_data):
+    folder = shared_data / "format_samples/openbsm/test/reference"
+    addresses = {"subject32_record": "127.0.0.1", "subject32ex_record": "fe80::1"}
+    for name, address in addresses.items():
+        source = Source(name, ByteStream(io.BytesIO((folder / name).read_bytes()).read))
+        (record,) = bsm_records.records(source, Counters())
+        assert (record.pid, record.session, record.terminal) == (0x13243546, 0x97867564, 0x16593746)
+        assert record.address == ipaddress.ip_address(address).packed
 
 
 def test_a_mapping_that_is_no_audit_event_is_refused(tmp_path):
