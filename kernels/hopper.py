@@ -12,6 +12,7 @@ times four gates, or 128 calls of the vocabulary.
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -105,15 +106,28 @@ def _is_hopper() -> bool:
     return jax.default_backend() == "gpu" and getattr(jax.devices()[0], "compute_capability", "") == "9.0"
 
 
-def refusal(name: str) -> str:
-    """Why the implementation `name` cannot run here, for an error message."""
-    return f"implementation={name!r} needs an NVIDIA Hopper GPU; this is {jax.devices()[0].device_kind}"
+def dispatch(operation: str, implementations: Mapping[str, Any], name: str | None, arguments: tuple[Any, ...]) -> Any:
+    """Calls the implementation `name`, or without one the best that this device has for these shapes.
+
+    Raises:
+      ValueError: no such implementation, or one that cannot run on this device or with these arguments.
+    """
+    if name is not None and name not in implementations:
+        raise ValueError(f"implementation={name!r}: there are {', '.join(implementations)}")
+    if name == "mosaic_gpu" and not available():
+        device = jax.devices()[0].device_kind
+        raise ValueError(f"implementation='mosaic_gpu' needs an NVIDIA Hopper GPU; this is {device}")
+    if name is None and _is_hopper():
+        try:
+            return implementations["mosaic_gpu"](*arguments)
+        except Unsuitable as why:
+            _log_once(operation, str(why))
+    return implementations[name or "xla"](*arguments)
 
 
 @functools.cache
-def log_fallback(kernel: str, why: str) -> None:
-    """Says once for each reason that a kernel does not suit and another implementation is used."""
-    logging.warning("%s: mosaic_gpu does not suit, using xla: %s", kernel, why)
+def _log_once(operation: str, why: str) -> None:
+    logging.warning("%s runs through XLA: %s", operation, why)
 
 
 def padded(size: int, unit: int) -> int:
@@ -192,6 +206,9 @@ class Ring:
             slot = jax.lax.rem(number, jnp.int32(self._config.stages))
             plgpu.barrier_wait(self._emptied.at[slot])
             self._copy(jax.lax.rem(number, jnp.int32(self._count)), slot)
+
+        for slot in range(self._config.stages):  # every barrier's phases are seen to their end
+            plgpu.barrier_wait(self._emptied.at[slot])
 
     def _copy(self, tile: Any, slot: Any) -> None:
         rows = pl.ds(tile * self._config.tile_rows, self._config.tile_rows)

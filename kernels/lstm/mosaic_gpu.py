@@ -86,6 +86,7 @@ def run(x, w_hh, reset, carry, config: hopper.Config | None = None):
                     x_t = [
                         hopper.load(x.at[t, mine, pl.ds(gate * width + number * CELLS, CELLS)]) for gate in range(4)
                     ]
+                    # The loads above are under way while the product runs.
                     sums = hopper.gates_of(ring.product(operand))
                     c, h = hopper.cell([a + b for a, b in zip(x_t, sums, strict=True)], c)
                     c_out[mine, group], h_out[t, mine, group] = c, h
