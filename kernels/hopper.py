@@ -2,8 +2,8 @@
 
 Every kernel here has one shape. A block owns 64 lanes for each of its computing warpgroups and loops over time inside
 the kernel; state never leaves the chip's caches. All weights that one step needs are laid out beforehand as one tape
-`[rows, 128]` in the order of their use, and a further warpgroup does nothing but copy tile after tile of the tape into a
-ring of buffers in shared memory, from L2, once a step. A computing warpgroup takes the rows in turn: each product
+`[rows, 128]` in the order of their use, and a further warpgroup does nothing but copy tile after tile of the tape into
+a ring of buffers in shared memory, from L2, once a step. A computing warpgroup takes the rows in turn: each product
 `[64, K] @ [K, 128]` is the next K rows. What fits into the ring whole is loaded once and stays.
 
 Operands are bfloat16, sums float32. Rows of operands come in units of `K_UNIT`, columns in units of `COLUMNS`: 32 cells
@@ -12,12 +12,12 @@ times four gates, or 128 calls of the vocabulary.
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from absl import logging
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
@@ -127,7 +127,7 @@ def dispatch(operation: str, implementations: Mapping[str, Any], name: str | Non
 
 @functools.cache
 def _log_once(operation: str, why: str) -> None:
-    logging.warning("%s runs through XLA: %s", operation, why)
+    logging.getLogger(__name__).warning("%s runs through XLA: %s", operation, why)
 
 
 def padded(size: int, unit: int) -> int:

@@ -4,6 +4,8 @@ Operands of `h @ w_hh` are bfloat16; sums, c and the gates' arithmetic are float
 `xla` implementation, from the inputs: the gradient is that of the float32 function.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
@@ -50,6 +52,7 @@ def check(x, w_hh) -> hopper.Config:
     return hopper.choose_config(x.shape[1], LANES * cells * 2)
 
 
+@functools.partial(jax.jit, static_argnames="config")
 def run(x, w_hh, reset, carry, config: hopper.Config | None = None):
     """`lstm` without a gradient, with a configuration to choose."""
     steps, lanes, _ = x.shape
@@ -83,9 +86,7 @@ def run(x, w_hh, reset, carry, config: hopper.Config | None = None):
                 after = []
                 for number, group in enumerate(groups):
                     c = hopper.load(c_out.at[mine, group]) * kept
-                    x_t = [
-                        hopper.load(x.at[t, mine, pl.ds(gate * width + number * CELLS, CELLS)]) for gate in range(4)
-                    ]
+                    x_t = [hopper.load(x.at[t, mine, pl.ds(gate * width + number * CELLS, CELLS)]) for gate in range(4)]
                     # The loads above are under way while the product runs.
                     sums = hopper.gates_of(ring.product(operand))
                     c, h = hopper.cell([a + b for a, b in zip(x_t, sums, strict=True)], c)

@@ -8,6 +8,8 @@ costs less than a second kind of copy; the price is that a layer's first product
 The log-sum-exp runs along with the head's products. Columns beyond V have a bias so low that their probability is zero.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
@@ -36,6 +38,7 @@ def operand_bytes(cells: int, vocabulary: int, layers: int) -> int:
     return LANES * 2 * (layers * hopper.padded(cells, CELLS) + hopper.padded(vocabulary + 1, K_UNIT))
 
 
+@functools.partial(jax.jit, static_argnames="config")
 def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, config: hopper.Config | None = None):
     """See `api.score_tile`; with a configuration to choose.
 
