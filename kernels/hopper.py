@@ -117,7 +117,7 @@ def dispatch(operation: str, implementations: Mapping[str, Any], name: str | Non
     if name == "mosaic_gpu" and not available():
         device = jax.devices()[0].device_kind
         raise ValueError(f"implementation='mosaic_gpu' needs an NVIDIA Hopper GPU; this is {device}")
-    if name is None and _is_hopper():
+    if name is None and _is_hopper() and jax.device_count() == 1:  # a kernel does not split over devices by itself
         try:
             return implementations["mosaic_gpu"](*arguments)
         except Unsuitable as why:

@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from syscall_lm.kernels.lstm.reference import cell
+from syscall_lm.kernels.lstm import cell
+from syscall_lm.kernels.nll import nll
 
 
 def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry):
@@ -20,9 +21,7 @@ def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry):
                 x = x @ w_ih + b
             c, x = cell(x + h @ weights, c)
             after.append((c, x))
-        logits = x @ w_out + b_out
-        chosen = jnp.take_along_axis(logits, targets[:, None], -1)[:, 0]
-        return after, jax.nn.logsumexp(logits, axis=-1) - chosen
+        return after, nll(x, w_out, b_out, targets)
 
     carry = [(jnp.asarray(c), jnp.asarray(h)) for c, h in carry]
     after, surprisal = jax.lax.scan(step, carry, (jnp.asarray(inputs), targets, jnp.asarray(reset)))
