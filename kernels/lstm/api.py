@@ -3,11 +3,12 @@
 import jax
 import numpy as np
 
-from syscall_lm.kernels.lstm import reference, xla
+from syscall_lm.kernels import hopper
+from syscall_lm.kernels.lstm import mosaic_gpu, reference, xla
 
 Array = jax.Array | np.ndarray
 
-IMPLEMENTATIONS = {"reference": reference.lstm, "xla": xla.lstm}
+IMPLEMENTATIONS = {"reference": reference.lstm, "xla": xla.lstm, "mosaic_gpu": mosaic_gpu.lstm}
 
 
 def lstm(
@@ -28,13 +29,14 @@ def lstm(
       w_hh: `[H, 4H]`, the recurrent weights.
       reset: bool `[T, B]`, true where a new trace starts: the state is zero before that step.
       carry: `(c, h)`, each `[B, H]`, the state before the first step.
-      implementation: "reference", "xla", or None for the best that this device has.
+      implementation: "reference", "xla", "mosaic_gpu" (NVIDIA Hopper; bfloat16 operands, float32 c and sums), or None
+        for the best that this device has.
 
     Returns:
       h of every step `[T, B, H]`, and the state after the last.
 
     Raises:
-      ValueError: shapes that do not fit, or an unknown implementation.
+      ValueError: shapes that do not fit, an unknown implementation, or one that cannot run here.
     """
     steps, lanes, gates = x.shape
     cells = w_hh.shape[0]
@@ -43,7 +45,4 @@ def lstm(
     if reset.shape != (steps, lanes) or any(part.shape != (lanes, cells) for part in carry):
         shapes = [part.shape for part in carry]
         raise ValueError(f"reset {reset.shape} and carry {shapes} must be {(steps, lanes)} and {(lanes, cells)}")
-    name = "xla" if implementation is None else implementation
-    if name not in IMPLEMENTATIONS:
-        raise ValueError(f"implementation={name!r}: there are {', '.join(IMPLEMENTATIONS)}")
-    return IMPLEMENTATIONS[name](x, w_hh, reset, carry)
+    return hopper.dispatch("lstm", IMPLEMENTATIONS, implementation, (x, w_hh, reset, carry))

@@ -23,6 +23,7 @@ from syscall_lm.errors import SyscallLMError
 from syscall_lm.kernels import lstm as lstm_kernel
 from syscall_lm.kernels.nll import nll
 from syscall_lm.kernels.projection import project
+from syscall_lm.kernels.scoring import score_tile
 from syscall_lm.types import Array, HostArray, Params
 
 State = list[tuple[Array, Array]]  # (c, h) of every layer, each [B, H]
@@ -156,7 +157,7 @@ def step(folded: Params, state: State, inputs: HostArray, reset: HostArray) -> t
 
 
 def score(folded: Params, state: State, inputs: HostArray, targets: HostArray, reset: HostArray) -> tuple[State, Array]:
-    """Surprisal of every call of a tile; the head stays inside the scan, so that `[T, B, V]` never exists.
+    """Surprisal of every call of a tile; the head stays inside the recurrence, so that `[T, B, V]` never exists.
 
     Args:
       folded: what `fold` returns.
@@ -168,12 +169,19 @@ def score(folded: Params, state: State, inputs: HostArray, targets: HostArray, r
       the state after the last step, and negative log-likelihoods `[T, B]` in nats per call.
     """
 
-    def body(state: State, tile: tuple[HostArray, HostArray, HostArray]) -> tuple[State, Array]:
-        inputs, targets, reset = tile
-        state, h = step(folded, state, inputs, reset)
-        return state, negative_log_likelihood(folded, h, targets)
-
-    return jax.lax.scan(body, state, (inputs, targets, reset))
+    layers = _layers(folded)
+    surprisal, after = score_tile(
+        folded["table"],
+        [layer["w_hh"] for layer in layers],
+        [(layer["w_ih"], layer["b"]) for layer in layers[1:]],
+        folded["w_out"],
+        folded["b_out"],
+        inputs,
+        targets,
+        reset,
+        state,
+    )
+    return after, surprisal
 
 
 def over_members(function: Callable[..., Any], *stacked: Any, shared: tuple[Any, ...] = ()) -> Any:

@@ -12,6 +12,8 @@ from syscall_lm.kernels.lstm import api
 pytestmark = pytest.mark.parametrize("implementation", sorted(api.IMPLEMENTATIONS))
 
 SHAPES = [(1, 1, 1), (7, 3, 5), (13, 1, 8), (5, 9, 4)]  # T, B, H
+# Measured over SHAPES: at most 8e-4 for mosaic_gpu, whose operands are bfloat16.
+BOUND = {"mosaic_gpu": 3e-3}
 
 
 def arguments(steps, lanes, cells, resets=0.2, seed=0, dtype=np.float32):
@@ -51,7 +53,8 @@ def assert_close(actual, expected, tolerance=1e-5):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_forward_equals_the_equations(implementation, shape):
     inputs = arguments(*shape)
-    assert_close(kernel.lstm(*inputs, implementation=implementation), by_hand(*inputs))
+    actual = kernel.lstm(*inputs, implementation=implementation)
+    assert_close(actual, by_hand(*inputs), BOUND.get(implementation, 1e-5))
 
 
 @pytest.mark.parametrize("position", range(6))
@@ -60,11 +63,12 @@ def test_a_reset_makes_what_comes_before_irrelevant(implementation, position):
     reset = np.zeros((6, 2), bool)
     reset[position, 1] = True
     h, _ = kernel.lstm(x, w_hh, reset, carry, implementation=implementation)
-    zero = tuple(np.zeros_like(part) for part in carry)
-    fresh, _ = kernel.lstm(x[position:], w_hh, reset[position:] * False, zero, implementation=implementation)
-    assert_close(h[position:, 1], fresh[:, 1], 1e-6)
+    other = np.where(np.arange(6)[:, None, None] < position, -x, x)
+    after, _ = kernel.lstm(other, w_hh, reset, tuple(1 - part for part in carry), implementation=implementation)
+    assert_close(h[position:, 1], after[position:, 1], 1e-6)
+    assert np.abs(h[:, 0] - after[:, 0]).max() > 1e-3  # the other lane remembers
     without, _ = kernel.lstm(x, w_hh, reset * False, carry, implementation=implementation)
-    assert_close(h[:, 0], without[:, 0], 1e-6)  # the other lane does not notice
+    assert_close(h[:, 0], without[:, 0], 1e-6)  # and does not notice
     assert np.abs(h[position:, 1] - without[position:, 1]).max() > 1e-3
 
 
@@ -102,6 +106,10 @@ def test_gradients_equal_the_reference(implementation, shape):
 def test_gradients_equal_finite_differences_in_float64(implementation):
     with jax.enable_x64(True):
         x, w_hh, reset, carry = arguments(6, 2, 3, dtype=np.float64)
+        if implementation == "mosaic_gpu":
+            with pytest.raises(ValueError, match="takes float32"):
+                kernel.lstm(x, w_hh, reset, carry, implementation=implementation)
+            return
         check_grads(loss(implementation, reset), (x, w_hh, carry), order=1, modes=["rev"], atol=1e-6, rtol=1e-6)
 
 

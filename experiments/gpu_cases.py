@@ -1,0 +1,296 @@
+"""The cases of `gpu_check`: each makes its arrays and compiles only when its turn comes."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from syscall_lm import loop, window_training
+from syscall_lm import training as lm_training
+from syscall_lm.experiments.benchmark_peers import Torch
+from syscall_lm.experiments.soni2019 import study
+from syscall_lm.kernels import hopper, shapes
+from syscall_lm.kernels import lstm as lstm_kernel
+from syscall_lm.kernels import scoring as scoring_kernel
+from syscall_lm.kernels.scoring import mosaic_gpu as mosaic_scoring
+from syscall_lm.models import language_model, lstm
+from syscall_lm.traces.trace import Sequences
+
+# XLA may record a scan's kernels once and replay them (CUDA graphs), which removes most of the cost of launching them.
+XLA_OPTIONS: dict[str, dict[str, str | int]] = {
+    "": {},
+    ", command buffers": {"xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,WHILE"},
+    ", command buffers of any size": {
+        "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,WHILE",
+        "xla_gpu_graph_min_graph_size": 1,
+    },
+}
+# Measured with the interpreter on small shapes, with a margin of three; to be tightened on a GPU.
+SURPRISAL_BOUND, STATE_BOUND, GRADIENT_BOUND = 2e-2, 2e-2, 2e-3
+
+
+@dataclasses.dataclass
+class Case:
+    """One row.
+
+    Attributes:
+      name: what is done, by what.
+      make: prepares, and returns the function to time, or to run once if it returns a dict of figures.
+      calls: real calls that one run works through.
+      flops_per_call: of the model, on the folded path.
+      target: what issue and paper ask for.
+    """
+
+    name: str
+    make: Callable[[], Callable[[], Any]]
+    calls: int = 0
+    flops_per_call: int = 0
+    target: str = ""
+
+
+def tile(shape: shapes.ModelShape, steps: int, lanes: int, seed: int = 0) -> tuple[Any, ...]:
+    """Random arguments of `score_tile`, one call in fifty a trace's start."""
+    rng = np.random.default_rng(seed)
+    params = language_model.initialise(jax.random.key(seed), lstm.Shape(shape.vocabulary, shape.cells, shape.layers))
+    folded = lstm.fold(params)
+    layers = [folded["layers"][str(number)] for number in range(shape.layers)]
+    targets = rng.integers(0, shape.vocabulary, (steps, lanes)).astype(np.int32)
+    reset = rng.random((steps, lanes)) < 0.02
+    inputs = np.where(reset, shape.vocabulary, np.roll(targets, 1, 0)).astype(np.int32)
+    carry = [tuple(rng.normal(size=(lanes, shape.cells)).astype(np.float32) for _ in range(2)) for _ in layers]
+    # Weights of trained models are larger than fresh ones, and errors grow with them.
+    table, head = 10 * folded["table"], (4 * folded["w_out"], folded["b_out"])
+    arrays = (
+        table,
+        [layer["w_hh"] for layer in layers],
+        [(layer["w_ih"], layer["b"]) for layer in layers[1:]],
+        *head,
+        inputs,
+        targets,
+        reset,
+        carry,
+    )
+    return jax.device_put(arrays)
+
+
+def greatest_difference(actual: Any, expected: Any) -> float:
+    """Over all leaves; NaN where anything is NaN."""
+    pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
+    return float(np.max([jnp.max(jnp.abs(a - b)) for a, b in pairs]))
+
+
+def correctness() -> Iterator[Case]:
+    """Every kernel against the float32 reference."""
+    for shape in (*shapes.MODELS, *shapes.ODD):
+        for steps, lanes in ((1, 1), (67, 300)):
+            yield Case(
+                f"check score_tile {shape}, T {steps}, B {lanes}",
+                functools.partial(check_scoring, shape, steps, lanes),
+            )
+        yield Case(f"check lstm {shape} with gradient", functools.partial(check_lstm, shape))
+
+
+def check_scoring(shape: shapes.ModelShape, steps: int, lanes: int) -> Callable[[], dict[str, float]]:
+    """Surprisals and states of one tile, and of two with carried state."""
+
+    def run() -> dict[str, float]:
+        *arrays, inputs, targets, reset, carry = tile(shape, steps, lanes)
+        score = functools.partial(scoring_kernel.score_tile, *arrays)
+        with jax.default_matmul_precision("highest"):
+            expected = score(inputs, targets, reset, carry, implementation="reference")
+        actual = score(inputs, targets, reset, carry, implementation="mosaic_gpu")
+        half = steps // 2
+        if half:
+            first, between = score(inputs[:half], targets[:half], reset[:half], carry, implementation="mosaic_gpu")
+            rest, _ = score(inputs[half:], targets[half:], reset[half:], between, implementation="mosaic_gpu")
+            if (apart := greatest_difference(jnp.concatenate([first, rest]), actual[0])) > 1e-5:
+                raise ArithmeticError(f"two tiles with carried state differ from one by {apart}")
+        return {"difference": greatest_difference(actual, expected), "bound": SURPRISAL_BOUND}
+
+    return run
+
+
+def check_lstm(shape: shapes.ModelShape) -> Callable[[], dict[str, float]]:
+    """The recurrence's outputs and its gradients."""
+
+    def run() -> dict[str, float]:
+        rng = np.random.default_rng(0)
+        steps, lanes, cells = 33, 130, shape.cells
+        x = jnp.asarray(rng.normal(size=(steps, lanes, 4 * cells)), jnp.float32)
+        w_hh = jnp.asarray(rng.normal(size=(cells, 4 * cells)) / math.sqrt(cells), jnp.float32)
+        reset = jnp.asarray(rng.random((steps, lanes)) < 0.05)
+        carry = tuple(jnp.asarray(rng.normal(size=(lanes, cells)), jnp.float32) for _ in range(2))
+
+        def loss(implementation, x, w_hh, carry):
+            h, after = lstm_kernel.lstm(x, w_hh, reset, carry, implementation=implementation)
+            return jnp.mean(h * x[..., :cells]) + jnp.mean(after[0] * after[1]), (h, after)
+
+        def both(implementation):
+            gradient = jax.grad(functools.partial(loss, implementation), argnums=(0, 1, 2), has_aux=True)
+            return jax.jit(gradient)(x, w_hh, carry)
+
+        with jax.default_matmul_precision("highest"):
+            expected_gradient, expected = both("reference")
+        gradient, actual = both("mosaic_gpu")
+        scale = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(expected_gradient))
+        apart = greatest_difference(gradient, expected_gradient) / scale
+        if not apart <= GRADIENT_BOUND:
+            raise ArithmeticError(f"gradients differ by {apart} of the greatest")
+        return {"difference": greatest_difference(actual, expected), "bound": STATE_BOUND}
+
+    return run
+
+
+def scoring() -> Iterator[Case]:
+    """Scoring, every implementation, many lanes; then the sweep of configurations."""
+    for shape in shapes.MODELS:
+        for lanes in shapes.LANES:
+            for name, run in scoring_implementations(shape, lanes).items():
+                yield scoring_case(f"score {shape}, B {lanes}, {name}", shape, lanes, run)
+    for shape in shapes.MODELS:
+        size = mosaic_scoring.operand_bytes(shape.cells, shape.vocabulary, shape.layers)
+        for config in hopper.CONFIGS:
+            try:
+                hopper.choose_config(shapes.LANES[-1], size, config)
+            except hopper.Unsuitable:
+                continue
+            make = functools.partial(jitted_scoring, shape, shapes.LANES[-1], config=config)
+            yield scoring_case(f"sweep score {shape}, {config}", shape, shapes.LANES[-1], make)
+
+
+def scoring_case(name: str, shape: shapes.ModelShape, lanes: int, make: Callable[[], Callable[[], Any]]) -> Case:
+    """A case of one tile of `shapes.STEPS` steps."""
+    flops = lstm.Shape(shape.vocabulary, shape.cells, shape.layers).flops_per_call
+    return Case(name, make, shapes.STEPS * lanes, flops, "2 x the best peer, aim 4 x")
+
+
+def scoring_implementations(shape: shapes.ModelShape, lanes: int) -> dict[str, Callable[[], Callable[[], Any]]]:
+    """Name -> what prepares it."""
+    found = {"mosaic_gpu": functools.partial(jitted_scoring, shape, lanes)}
+    for suffix, options in XLA_OPTIONS.items():
+        found[f"xla{suffix}"] = functools.partial(
+            jitted_scoring, shape, lanes, implementation="xla", compiler_options=options
+        )
+    found["cuDNN through PyTorch"] = functools.partial(torch_scoring, shape, lanes)
+    found["cuDNN through JAX"] = functools.partial(cudnn_scoring, shape, lanes)
+    return found
+
+
+def jitted_scoring(
+    shape: shapes.ModelShape,
+    lanes: int,
+    implementation: str = "mosaic_gpu",
+    compiler_options: dict[str, str | int] | None = None,
+    config: hopper.Config | None = None,
+) -> Callable[[], Any]:
+    """One tile on the device, compiled."""
+    arrays = tile(shape, shapes.STEPS, lanes)
+    if config is None:
+        score = functools.partial(scoring_kernel.score_tile, implementation=implementation)
+    else:
+        score = functools.partial(mosaic_scoring.score_tile, config=config)
+    compiled = jax.jit(score).lower(*arrays).compile(compiler_options=compiler_options or None)
+    return lambda: compiled(*arrays)
+
+
+def peer(shape: shapes.ModelShape) -> tuple[Torch, lstm.Shape]:
+    """The PyTorch model with fresh weights."""
+    whole = lstm.Shape(shape.vocabulary, shape.cells, shape.layers)
+    return Torch(whole, language_model.initialise(jax.random.key(0), whole), 8), whole
+
+
+def torch_scoring(shape: shapes.ModelShape, lanes: int) -> Callable[[], Any]:
+    """`nn.LSTM` on cuDNN; TF32 on, as a user would set it."""
+    torch, _ = peer(shape)
+    torch._torch.set_float32_matmul_precision("high")
+    calls = np.random.default_rng(0).integers(0, shape.vocabulary, (shapes.STEPS, lanes))
+    return lambda: torch.score(calls, calls)
+
+
+def cudnn_scoring(shape: shapes.ModelShape, lanes: int) -> Callable[[], Any]:
+    """`jax.experimental.rnn.lstm`, and the head in blocks of time, since all logits would not fit."""
+    from jax.experimental import rnn  # its import registers a custom call
+
+    cells, vocabulary = shape.cells, shape.vocabulary
+    weights = rnn.init_lstm_weight(jax.random.key(0), cells, cells, shape.layers, False)
+    params = language_model.initialise(jax.random.key(0), lstm.Shape(vocabulary, cells, shape.layers))
+    calls = jnp.asarray(np.random.default_rng(0).integers(0, vocabulary, (lanes, shapes.STEPS)))
+    zeros = jnp.zeros((shape.layers, lanes, cells))
+    lengths = jnp.full((lanes,), shapes.STEPS, jnp.int32)
+
+    @jax.jit
+    def score(weights, params, calls):
+        x = params["embedding"][calls]
+        h, _, _ = rnn.lstm(x, zeros, zeros, weights, lengths, cells, cells, shape.layers, 0.0, False)
+
+        def block(step):
+            return lstm.negative_log_likelihood(params, *step)
+
+        return jax.lax.map(block, (h.swapaxes(0, 1), calls.T))
+
+    return lambda: score(weights, params, calls)
+
+
+TRAINING_LANES, TRAINING_STEPS = 1024, 64
+
+
+def training() -> Iterator[Case]:
+    """One step of training: forward, backward, clip, Adam, with dropout."""
+    for shape in shapes.MODELS[:3]:
+        flops = 3 * lstm.Shape(shape.vocabulary, shape.cells, shape.layers).flops_per_call
+        calls = TRAINING_LANES * TRAINING_STEPS
+        for name, make in (("ours", our_training), ("cuDNN through PyTorch", torch_training)):
+            case = f"train {shape}, B {TRAINING_LANES}, T {TRAINING_STEPS}, {name}"
+            yield Case(case, functools.partial(make, shape), calls, flops, "1.2 x the best peer, aim 2 x")
+
+
+def our_training(shape: shapes.ModelShape, lanes: int = TRAINING_LANES, steps: int = TRAINING_STEPS) -> Any:
+    """As `train` does it."""
+    targets = np.random.default_rng(0).integers(0, shape.vocabulary, (lanes, steps))
+    sequences = Sequences.from_list(targets)
+    recipe = lm_training.Recipe(minibatch_calls=lanes * steps, steps=steps)
+    whole = lstm.Shape(shape.vocabulary, shape.cells, shape.layers)
+    objective = lm_training.LanguageModelling(whole, recipe, sequences, sequences)
+    state, step = loop.begin(objective, range(1), recipe, 1000)
+    batch = objective.gather(next(iter(objective.plans(0))))
+
+    def run() -> Any:
+        nonlocal state
+        state = jax.block_until_ready(step(state, batch))
+        return ()
+
+    return run
+
+
+def torch_training(shape: shapes.ModelShape) -> Callable[[], Any]:
+    """The same step in PyTorch."""
+    torch, _ = peer(shape)
+    torch._torch.set_float32_matmul_precision("high")
+    calls = np.random.default_rng(0).integers(0, shape.vocabulary, (TRAINING_STEPS, TRAINING_LANES))
+    return lambda: torch.train_step(calls, calls)
+
+
+def windows(count: int = 140_000, length: int = 10) -> Case:
+    """An epoch of Soni et al.'s encoder-decoder with their 200 cells; they report 370 ms."""
+
+    def make() -> Callable[[], Any]:
+        settings = study.Settings(epochs=4, patience=4)
+        calls = np.random.default_rng(0).integers(0, shapes.ADFA_LD_VOCABULARY, settings.stride * count + length)
+        sequences = Sequences.from_list([calls])
+        model = study.MODELS[0]
+        shape = window_training.shape_of(model, shapes.ADFA_LD_VOCABULARY, length, settings.cells)
+
+        def run() -> dict[str, float]:
+            recipe = settings.recipe(model, length)
+            history = window_training.train_group(shape, [0], recipe, sequences, sequences).history
+            seconds = float(np.median([epoch["seconds"] for epoch in history[1:]]))
+            return {"seconds": seconds, "calls_per_second": study.windows(sequences, settings.stride) / seconds}
+
+        return run
+
+    return Case(f"epoch of {count} windows of {length}", make, target="370 ms, aim 100 ms")

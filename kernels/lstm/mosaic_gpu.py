@@ -1,0 +1,122 @@
+"""The recurrence in one launch on NVIDIA Hopper (see kernels/hopper.py for how it is cut up).
+
+Operands of `h @ w_hh` are bfloat16; sums, c and the gates' arithmetic are float32. For a gradient the kernel keeps c of
+every step beside h; one product over all steps then finds the gates again, and the rest is XLA's backward pass.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from syscall_lm.kernels import hopper
+from syscall_lm.kernels.hopper import CELLS, LANES
+from syscall_lm.kernels.lstm import xla
+
+
+@jax.custom_vjp
+def lstm(x, w_hh, reset, carry):
+    """See `api.lstm`.
+
+    Raises:
+      Unsuitable: not float32, or too many cells for a block's shared memory.
+    """
+    h, c = run(x, w_hh, reset, carry)
+    return h, (c[-1], h[-1])
+
+
+def _forward(x, w_hh, reset, carry):
+    h, c = run(x, w_hh, reset, carry, every_c=True)
+    return (h, (c[-1], h[-1])), (x, h, c, w_hh, reset, carry)
+
+
+def _backward(saved, gradients):
+    x, h, c, w_hh, reset, carry = saved
+    h_before = jnp.concatenate([carry[1][None], h[:-1]]) * (1 - reset[..., None].astype(h.dtype))
+    tanh_gates = xla._tanh(x + h_before @ w_hh)
+    return xla._backward((h, c, tanh_gates, w_hh, reset, carry), gradients)
+
+
+lstm.defvjp(_forward, _backward)
+
+
+def check(x, w_hh) -> hopper.Config:
+    """The configuration for these shapes, by shape and type only.
+
+    Raises:
+      Unsuitable: see `lstm`.
+    """
+    if any(array.dtype != jnp.float32 for array in (x, w_hh)):
+        raise hopper.Unsuitable(f"mosaic_gpu takes float32, not {x.dtype} and {w_hh.dtype}")
+    cells = hopper.padded(w_hh.shape[0], CELLS)
+    return hopper.choose_config(x.shape[1], LANES * cells * 2)
+
+
+@functools.partial(jax.jit, static_argnames=("every_c", "config"))
+def run(x, w_hh, reset, carry, every_c: bool = False, config: hopper.Config | None = None):
+    """The kernel.
+
+    Args:
+      x, w_hh, reset, carry: see `api.lstm`.
+      every_c: whether to keep c of every step.
+      config: how to cut it up; None for the best that fits.
+
+    Returns:
+      h `[T, B, H]`, and c `[T, B, H]`, or only the last, `[1, B, H]`.
+
+    Raises:
+      Unsuitable: see `lstm`.
+    """
+    steps, lanes, _ = x.shape
+    cells = w_hh.shape[0]
+    config = config or check(x, w_hh)
+    width, height = hopper.padded(cells, CELLS), hopper.padded(lanes, config.block_lanes)
+    tape = hopper.tape_of([hopper.gate_columns(hopper.pad(w_hh, (width, 4 * cells)), width)], config)
+    gates = hopper.pad(jnp.reshape(x, (steps, lanes, 4, cells)), (steps, height, 4, width))
+    gates = gates.reshape(steps, height, 4 * width)
+    keep = hopper.pad(1 - reset.astype(jnp.float32), (steps, height))
+    c, h = (hopper.pad(jnp.asarray(part, jnp.float32), (height, width)) for part in carry)
+
+    def body(tape, x, keep, c_in, h_in, h_out, c_out, operands, **ring_scratch):
+        ring = hopper.Ring(config, tape, **ring_scratch)
+
+        def compute(first, warpgroup):
+            mine, operand = pl.ds(first, LANES), operands.at[warpgroup]
+            groups = [pl.ds(start, CELLS) for start in range(0, width, CELLS)]
+            for group in groups:
+                operand[:, group] = hopper.load(h_in.at[mine, group]).astype(jnp.bfloat16)
+                c_out[0, mine, group] = hopper.load(c_in.at[mine, group])
+            ring.begin()
+
+            @pl.loop(0, steps)
+            def _(t):
+                kept = hopper.rows(hopper.load(keep.at[t, mine]), CELLS)
+                for group in groups:
+                    operand[:, group] = (operand[:, group].astype(jnp.float32) * kept).astype(jnp.bfloat16)
+                plgpu.commit_smem()
+                ring.begin_step()
+                before, now = (t, t + 1) if every_c else (0, 0)  # places in c_out, which begins with the carry
+                after = []
+                for number, group in enumerate(groups):
+                    c = hopper.load(c_out.at[before, mine, group]) * kept
+                    x_t = [hopper.load(x.at[t, mine, pl.ds(gate * width + number * CELLS, CELLS)]) for gate in range(4)]
+                    # The loads above are under way while the product runs.
+                    sums = hopper.gates_of(ring.product(operand))
+                    c, h = hopper.cell([a + b for a, b in zip(x_t, sums, strict=True)], c)
+                    c_out[now, mine, group], h_out[t, mine, group] = c, h
+                    after.append(h.astype(jnp.bfloat16))
+                ring.end_step()
+                for group, h in zip(groups, after, strict=True):  # only now has every product read the old ones
+                    operand[:, group] = h
+
+        hopper.by_role(config, compute, lambda: ring.fill(steps))
+
+    out_type = [
+        jax.ShapeDtypeStruct((steps, height, width), jnp.float32),
+        jax.ShapeDtypeStruct((steps + 1 if every_c else 1, height, width), jnp.float32),
+    ]
+    scratch = {"operands": hopper.operand((config.warpgroups, LANES, width)), **hopper.ring_scratch(config)}
+    h, c = hopper.launch(body, out_type, scratch, config, height, "lstm")(tape, gates, keep, c, h)
+    return h[:, :lanes, :cells], c[int(every_c) :, :lanes, :cells]

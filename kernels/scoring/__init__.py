@@ -1,0 +1,3 @@
+"""Scoring a tile of calls in one operation: gather, recurrence, head and negative log-likelihood."""
+
+from syscall_lm.kernels.scoring.api import score_tile as score_tile

@@ -1,0 +1,66 @@
+"""The public function: checks its arguments and chooses an implementation."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from syscall_lm.kernels import hopper
+from syscall_lm.kernels.scoring import mosaic_gpu, reference, xla
+
+Array = jax.Array | np.ndarray
+Carry = Sequence[tuple[Array, Array]]
+
+IMPLEMENTATIONS = {"reference": reference.score_tile, "xla": xla.score_tile, "mosaic_gpu": mosaic_gpu.score_tile}
+
+
+def score_tile(
+    table: Array,
+    w_hh: Sequence[Array],
+    upper: Sequence[tuple[Array, Array]],
+    w_out: Array,
+    b_out: Array,
+    inputs: Array,
+    targets: Array,
+    reset: Array,
+    carry: Carry,
+    *,
+    implementation: str | None = None,
+) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
+    """Surprisal of every call of a tile; neither gates nor logits of a whole tile ever exist. Not differentiable.
+
+    Args:
+      table: `[V + 1, 4H]`, the embedding folded into the first layer's input gates, bias included.
+      w_hh: `[H, 4H]` for each layer, the recurrent weights.
+      upper: `(w_ih [H, 4H], b [4H])` for each layer after the first.
+      w_out: `[H, V]`.
+      b_out: `[V]`.
+      inputs: int `[T, B]`, the call before each position, V at a trace's start.
+      targets: int `[T, B]`, the calls.
+      reset: bool `[T, B]`, true where a trace starts: the state is zero before that step.
+      carry: `(c, h)` for each layer, each `[B, H]`, the state before the first step.
+      implementation: "reference", "xla", "mosaic_gpu" (NVIDIA Hopper; bfloat16 operands, float32 c and sums), or None
+        for the best that this device has.
+
+    Returns:
+      negative log-likelihoods `[T, B]` in nats per call, and the state after the last step.
+
+    Raises:
+      ValueError: shapes that do not fit, an unknown implementation, or one that cannot run here.
+    """
+    cells, vocabulary = w_out.shape
+    steps, lanes = inputs.shape
+    expected = {
+        "table": (table.shape, (vocabulary + 1, 4 * cells)),
+        "b_out": (b_out.shape, (vocabulary,)),
+        "targets": (targets.shape, (steps, lanes)),
+        "reset": (reset.shape, (steps, lanes)),
+        "w_hh": ([w.shape for w in w_hh], [(cells, 4 * cells)] * (len(upper) + 1)),
+        "upper": ([(w.shape, b.shape) for w, b in upper], [((cells, 4 * cells), (4 * cells,))] * len(upper)),
+        "carry": ([part.shape for pair in carry for part in pair], [(lanes, cells)] * (2 * len(w_hh))),
+    }
+    for name, (shape, wanted) in expected.items():
+        if shape != wanted:
+            raise ValueError(f"{name} is {shape} and must be {wanted}, for w_out {w_out.shape}, inputs {inputs.shape}")
+    arguments = (table, list(w_hh), list(upper), w_out, b_out, inputs, targets, reset, list(carry))
+    return hopper.dispatch("score_tile", IMPLEMENTATIONS, implementation, arguments)

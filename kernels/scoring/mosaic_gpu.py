@@ -1,0 +1,161 @@
+"""Scoring a tile in one launch on NVIDIA Hopper (see kernels/hopper.py for how it is cut up).
+
+Device memory sees call numbers, surprisals and c; everything else stays in registers and shared memory, or is weights
+that come from L2. The folded table's rows are fetched by the tensor cores: one-hot rows times the table. Shared memory
+cannot take rows of a table at the positions that the tensor cores want, and a product that is exact, in the same ring,
+costs less than a second kind of copy; the price is that a layer's first product has V + 1 rows more.
+
+The log-sum-exp runs along with the head's products. Columns beyond V have a bias so low that their probability is zero.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from syscall_lm.kernels import hopper
+from syscall_lm.kernels.hopper import CELLS, COLUMNS, K_UNIT, LANES
+
+NOTHING = -1e30  # the logit of a call that is not in the vocabulary
+
+
+def check(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry) -> hopper.Config:
+    """The configuration for these shapes, by shape and type only.
+
+    Raises:
+      Unsuitable: not float32, or too many cells, layers or calls for a block's shared memory.
+    """
+    floats = [table, *w_hh, *jax.tree.leaves(upper), w_out, b_out, *jax.tree.leaves(carry)]
+    if other := {str(array.dtype) for array in floats} - {"float32"}:
+        raise hopper.Unsuitable(f"mosaic_gpu takes float32, not {', '.join(sorted(other))}")
+    return hopper.choose_config(inputs.shape[1], operand_bytes(*w_out.shape, len(w_hh)))
+
+
+def operand_bytes(cells: int, vocabulary: int, layers: int) -> int:
+    """Shared memory of 64 lanes: every layer's h and the one-hot input, in bfloat16."""
+    return LANES * 2 * (layers * hopper.padded(cells, CELLS) + hopper.padded(vocabulary + 1, K_UNIT))
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, config: hopper.Config | None = None):
+    """See `api.score_tile`; with a configuration to choose.
+
+    Raises:
+      Unsuitable: see `check`.
+    """
+    config = config or check(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry)
+    (cells, vocabulary), (steps, lanes), layers = w_out.shape, inputs.shape, len(w_hh)
+    width, height = hopper.padded(cells, CELLS), hopper.padded(lanes, config.block_lanes)
+    symbols, columns = hopper.padded(vocabulary + 1, K_UNIT), hopper.padded(vocabulary, COLUMNS)
+    tape, biases = weights_of(table, w_hh, upper, w_out, b_out, config)
+
+    keep = hopper.pad(1 - jnp.asarray(reset, jnp.float32), (steps, height))
+    inputs, targets = (hopper.pad(jnp.asarray(ids, jnp.int32), (steps, height)) for ids in (inputs, targets))
+    c, h = (
+        jnp.stack([hopper.pad(jnp.asarray(pair[part], jnp.float32), (height, width)) for pair in carry])
+        for part in range(2)
+    )
+
+    def body(tape, biases, inputs, targets, keep, c_in, h_in, surprisal, c_out, h_out, hidden, one_hot, **ring_scratch):
+        ring = hopper.Ring(config, tape, **ring_scratch)
+        groups = [pl.ds(start, CELLS) for start in range(0, width, CELLS)]
+
+        def compute(first, warpgroup):
+            mine = pl.ds(first, LANES)
+            h = [hidden.at[warpgroup, layer] for layer in range(layers)]
+            symbol = one_hot.at[warpgroup]
+            for layer in range(layers):
+                for group in groups:
+                    h[layer][:, group] = hopper.load(h_in.at[layer, mine, group]).astype(jnp.bfloat16)
+                    c_out[layer, mine, group] = hopper.load(c_in.at[layer, mine, group])
+            ring.begin()
+
+            @pl.loop(0, steps)
+            def _(t):
+                ring.begin_step()
+                kept = hopper.rows(hopper.load(keep.at[t, mine]), CELLS)
+                call = hopper.rows(hopper.load(inputs.at[t, mine]), K_UNIT)
+                for start in range(0, symbols, K_UNIT):
+                    numbers = jax.lax.broadcasted_iota(jnp.int32, (LANES, K_UNIT), 1) + start
+                    symbol[:, pl.ds(start, K_UNIT)] = jnp.where(numbers == call, 1.0, 0.0).astype(jnp.bfloat16)
+                for layer in range(layers):
+                    for group in groups:
+                        h[layer][:, group] = (h[layer][:, group].astype(jnp.float32) * kept).astype(jnp.bfloat16)
+                plgpu.commit_smem()
+                for layer in range(layers):
+                    step_of_layer(layer, mine, kept, h[layer], symbol if layer == 0 else h[layer - 1])
+                    plgpu.commit_smem()
+                surprisal[t, mine] = head(h[-1], hopper.load(targets.at[t, mine]))
+                ring.end_step()
+
+            for layer in range(layers):
+                for group in groups:
+                    h_out[layer, mine, group] = h[layer][:, group].astype(jnp.float32)
+
+        def step_of_layer(layer, mine, kept, h, below):
+            after = []
+            for number, group in enumerate(groups):
+                c = hopper.load(c_out.at[layer, mine, group]) * kept
+                gates = ring.product(h, below)
+                if layer > 0:
+                    gates += hopper.columns(hopper.load(biases.at[(layer - 1) * len(groups) + number]))
+                c, new = hopper.cell(hopper.gates_of(gates), c)
+                c_out[layer, mine, group] = c
+                after.append(new.astype(jnp.bfloat16))
+            for group, new in zip(groups, after, strict=True):  # only now has every product read the old ones
+                h[:, group] = new
+
+        def head(h, target):
+            greatest = total = chosen = None
+            for number in range(columns // COLUMNS):
+                bias = hopper.load(biases.at[(layers - 1) * len(groups) + number])
+                logits = ring.product(h) + hopper.columns(bias)
+                numbers = jax.lax.broadcasted_iota(jnp.int32, (LANES, COLUMNS), 1) + number * COLUMNS
+                of_target = jnp.sum(jnp.where(numbers == hopper.rows(target, COLUMNS), logits, 0.0), axis=1)
+                block = jnp.max(logits, axis=1)
+                if greatest is None or total is None or chosen is None:
+                    greatest, chosen = block, of_target
+                    total = jnp.sum(jnp.exp(logits - hopper.rows(greatest, COLUMNS)), axis=1)
+                else:
+                    before, greatest = greatest, jnp.maximum(greatest, block)
+                    chosen += of_target
+                    total = total * jnp.exp(before - greatest)
+                    total += jnp.sum(jnp.exp(logits - hopper.rows(greatest, COLUMNS)), axis=1)
+            assert greatest is not None and total is not None  # there is at least one call
+            return greatest + jnp.log(total) - chosen
+
+        hopper.by_role(config, compute, lambda: ring.fill(steps))
+
+    state = jax.ShapeDtypeStruct((layers, height, width), jnp.float32)
+    scratch = {
+        "hidden": hopper.operand((config.warpgroups, layers, LANES, width)),
+        "one_hot": hopper.operand((config.warpgroups, LANES, symbols)),
+        **hopper.ring_scratch(config),
+    }
+    out_type = [jax.ShapeDtypeStruct((steps, height), jnp.float32), state, state]
+    kernel = hopper.launch(body, out_type, scratch, config, height, "score_tile")
+    surprisal, c, h = kernel(tape, biases, inputs, targets, keep, c, h)
+    return surprisal[:, :lanes], [(c[layer, :lanes, :cells], h[layer, :lanes, :cells]) for layer in range(layers)]
+
+
+def weights_of(table, w_hh, upper, w_out, b_out, config: hopper.Config) -> tuple[jax.Array, jax.Array]:
+    """The tape, and the biases in the order of the products that need one, `[products, COLUMNS]` in float32."""
+    cells, vocabulary = w_out.shape
+    width = hopper.padded(cells, CELLS)
+
+    def gates(weights, rows):
+        return hopper.gate_columns(hopper.pad(jnp.asarray(weights), (rows, 4 * cells)), width)
+
+    below = [(table, hopper.padded(vocabulary + 1, K_UNIT)), *((w_ih, width) for w_ih, _ in upper)]
+    products = [
+        jnp.concatenate([gates(recurrent, width), gates(*source)], axis=1)
+        for recurrent, source in zip(w_hh, below, strict=True)
+    ]
+    columns = hopper.padded(vocabulary, COLUMNS)
+    head = hopper.pad(jnp.asarray(w_out), (width, columns)).reshape(width, -1, COLUMNS)
+    tape = hopper.tape_of([*products, jnp.moveaxis(head, 1, 0)], config)
+    b_head = jnp.pad(jnp.asarray(b_out), (0, columns - vocabulary), constant_values=NOTHING)
+    biases = [*(hopper.gate_columns(jnp.asarray(b), width) for _, b in upper), b_head.reshape(-1, COLUMNS)]
+    return tape, jnp.concatenate(biases)

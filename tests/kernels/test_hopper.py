@@ -1,0 +1,84 @@
+import logging
+
+import jax
+import numpy as np
+import pytest
+
+from syscall_lm.experiments import gpu_cases
+from syscall_lm.kernels import hopper, lstm, shapes
+from syscall_lm.kernels.lstm import mosaic_gpu as mosaic_lstm
+from syscall_lm.kernels.scoring import mosaic_gpu as mosaic_scoring
+
+
+def lower(function, *arguments):
+    """Mosaic's part of the compilation, layouts included, for compute capability 9.0; it needs no GPU."""
+    shaped = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arguments)
+    return jax.jit(function).trace(*shaped).lower(lowering_platforms=("cuda",)).as_text()
+
+
+@pytest.mark.parametrize("config", [None, hopper.Config(2, 32, 3)], ids=["chosen", "streamed"])
+def test_the_kernels_lower_for_hopper(config):
+    shape = gpu_cases.tile(shapes.ModelShape(2, 33, 70), 3, 130)
+    assert "mosaic_gpu" in lower(lambda *tile: mosaic_scoring.score_tile(*tile, config=config), *shape)
+    state = np.zeros((130, 33), np.float32)
+    inputs = np.zeros((3, 130, 132), np.float32), np.zeros((33, 132), np.float32), np.zeros((3, 130), bool)
+    assert "mosaic_gpu" in lower(lambda *a: mosaic_lstm.run(*a, config=config), *inputs, (state, state))
+
+
+@pytest.mark.parametrize("shape", shapes.MODELS, ids=str)
+def test_every_real_shape_has_a_configuration_that_fits(shape):
+    size = mosaic_scoring.operand_bytes(shape.cells, shape.vocabulary, shape.layers)
+    for lanes in (1, *shapes.LANES):
+        config = hopper.choose_config(lanes, size)
+        assert config.warpgroups * size + config.ring_bytes + hopper.RESERVED_BYTES <= hopper.SHARED_BYTES
+        assert config.tile_rows % hopper.K_UNIT == 0 and config.block_lanes <= max(lanes, hopper.LANES)
+
+
+def test_what_does_not_fit_is_refused_with_the_bytes():
+    size = mosaic_scoring.operand_bytes(4000, 342, 1)
+    with pytest.raises(hopper.Unsuitable, match=f"{size:,} bytes"):
+        hopper.choose_config(4096, size)
+
+
+def test_what_does_not_suit_falls_back_and_says_so_once(monkeypatch, caplog):
+    monkeypatch.setattr(hopper, "_is_hopper", lambda: True)
+    hopper._log_once.cache_clear()
+
+    def too_large(*_):
+        raise hopper.Unsuitable("too large")
+
+    implementations = {"xla": lambda x: x + 1, "mosaic_gpu": too_large}
+    with caplog.at_level(logging.WARNING):
+        assert [hopper.dispatch("op", implementations, None, (1,)) for _ in range(3)] == [2, 2, 2]
+    assert [record.getMessage() for record in caplog.records] == ["op runs through XLA: too large"]
+    with pytest.raises(ValueError, match="too large"):
+        hopper.dispatch("op", implementations, "mosaic_gpu", (1,))
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="says what happens without a GPU")
+def test_without_a_hopper_gpu_the_kernel_is_refused_by_name_and_not_chosen():
+    x, w_hh, reset = np.ones((1, 1, 8), np.float32), np.ones((2, 8), np.float32), np.zeros((1, 1), bool)
+    carry = (np.zeros((1, 2), np.float32),) * 2
+    with pytest.raises(ValueError, match="needs an NVIDIA Hopper GPU; this is cpu"):
+        lstm.lstm(x, w_hh, reset, carry, implementation="mosaic_gpu")
+    assert lstm.lstm(x, w_hh, reset, carry)[0].shape == (1, 1, 2)
+
+
+def test_the_columns_of_a_group_are_the_four_gates_of_its_cells():
+    cells = 40
+    weights = np.arange(4 * cells)[None]
+    groups = np.asarray(hopper.gate_columns(jax.numpy.asarray(weights), 64))
+    assert groups.shape == (2, 1, 128)
+    for group, start in enumerate((0, 32)):
+        held = min(32, cells - start)
+        gates = groups[group, 0].reshape(4, 32)
+        np.testing.assert_array_equal(gates[:, :held], weights.reshape(4, cells)[:, start : start + held])
+        assert not gates[:, held:].any()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not hopper.available(), reason="needs an NVIDIA Hopper GPU")
+@pytest.mark.parametrize("case", list(gpu_cases.correctness()), ids=lambda case: case.name)
+def test_on_the_chip_kernels_equal_the_reference(case):
+    outcome = case.make()()
+    assert outcome["difference"] <= outcome["bound"]
