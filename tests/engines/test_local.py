@@ -158,17 +158,17 @@ def count(folder):
 
 
 def test_a_disk_that_is_really_full_loses_nothing(archive, tiny_model, tmp_path):
-    """On a file system of 256 KiB, in a mount namespace of the command's own."""
+    """On a file system of 2 MiB, in a mount namespace of the command's own."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs -o size=256k none {disk} && exec "$@"', "sh"]
+    mounted = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs -o size=2m none {disk} && exec "$@"', "sh"]
     if shutil.which("unshare") is None or subprocess.run([*mounted, "true"], capture_output=True).returncode:
         pytest.skip("no file system can be mounted here")
     model = tiny_model(tmp_path / "model", archive.vocabulary, ("1x4",))
     score = f"{sys.executable} -m syscall_lm.experiments score --model={model} --archive={archive.path}"
     score += f" --output={disk}/out --shard_calls=20"
     script = f"""
-    head -c 200k /dev/zero >{disk}/other
+    head -c 1900k /dev/zero >{disk}/other
     {score}; echo "full: $?"; ls -A {disk}
     rm {disk}/other
     {score}; echo "freed: $?"; cp {disk}/out {tmp_path}/out; ls -A {disk}

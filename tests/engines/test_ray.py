@@ -114,11 +114,8 @@ def test_killed_itself_it_leaves_its_shards_to_any_engine(folder):
     assert (folder / "both").read_bytes() == (folder / "local").read_bytes()
 
 
-def test_mistakes_are_one_sentence(folder):
-    for words, process in {
-        "cannot be reached": score(folder, "bad", "--engine=ray", "--ray_address=127.0.0.1:9"),
-        "each worker takes one": score(folder, "bad", "--engine=ray", "--ray_address=nowhere"),
-    }.items():
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == 2 and errors.startswith("error: "), errors
-        assert errors.count("\n") == 1 and words in errors, errors
+def test_a_cluster_that_is_not_there_is_one_sentence(folder):
+    process = score(folder, "bad", "--engine=ray", "--ray_address=127.0.0.1:9")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2 and errors.startswith("error: "), errors
+    assert errors.count("\n") == 1 and "cannot be reached" in errors, errors
