@@ -167,7 +167,7 @@ def figure(names: list[str], points: np.ndarray) -> Figure:
         shown = [i for i in range(len(names)) if (low <= points[i]).all() and (points[i] <= high).all()]
         shown.sort(key=lambda i: i not in marked)  # these choose their places first
         places = axes.transData.transform(points[shown]) * 72 / drawing.dpi
-        frame = axes.bbox.extents * 72 / drawing.dpi
+        frame = np.array(axes.bbox.extents) * 72 / drawing.dpi
         for i, offset in zip(shown, label_offsets(places, [names[i] for i in shown], frame), strict=True):
             colour = "tab:red" if i in marked else "0.35"
             axes.plot(*points[i], ".", ms=5, color=colour)
