@@ -167,7 +167,8 @@ def figure(names: list[str], points: np.ndarray) -> Figure:
         shown = [i for i in range(len(names)) if (low <= points[i]).all() and (points[i] <= high).all()]
         shown.sort(key=lambda i: i not in marked)  # these choose their places first
         places = axes.transData.transform(points[shown]) * 72 / drawing.dpi
-        for i, offset in zip(shown, label_offsets(places, [names[i] for i in shown]), strict=True):
+        frame = np.array(axes.bbox.extents) * 72 / drawing.dpi
+        for i, offset in zip(shown, label_offsets(places, [names[i] for i in shown], frame), strict=True):
             colour = "tab:red" if i in marked else "0.35"
             axes.plot(*points[i], ".", ms=5, color=colour)
             axes.annotate(
@@ -176,12 +177,13 @@ def figure(names: list[str], points: np.ndarray) -> Figure:
     return drawing
 
 
-def label_offsets(places: np.ndarray, names: list[str]) -> list[tuple[float, float]]:
+def label_offsets(places: np.ndarray, names: list[str], frame: np.ndarray) -> list[tuple[float, float]]:
     """Where labels overlap least: of eight positions around each point the best, one label after another.
 
     Args:
       places: `[n, 2]`, points of text (1/72 inch).
       names: the labels.
+      frame: left, bottom, right and top of what labels should not leave.
 
     Returns:
       for each label the offset of its lower left corner from its point.
@@ -196,7 +198,9 @@ def label_offsets(places: np.ndarray, names: list[str]) -> list[tuple[float, flo
         for offset in candidates:
             corner = place + offset
             sides = np.minimum(taken[:, 2:], corner + (width, height)) - np.maximum(taken[:, :2], corner)
-            overlaps.append(np.prod(np.maximum(sides, 0), axis=1).sum())
+            inside = np.minimum(frame[2:], corner + (width, height)) - np.maximum(frame[:2], corner)
+            cut = width * height - np.prod(np.maximum(inside, 0))
+            overlaps.append(np.prod(np.maximum(sides, 0), axis=1).sum() + cut)
         best = candidates[int(np.argmin(overlaps))]
         chosen.append(best)
         taken = np.concatenate([taken, [[*(place + best), *(place + best + (width, height))]]])

@@ -167,7 +167,7 @@ def figure(results: dict[str, dict[str, Any]]) -> figures.Figure:
         axes.set_xticks(range(len(DILUTIONS)), [f"{ratio:g}" for ratio in DILUTIONS])
         axes.set(title=f"detectors {title}", xlabel="normal calls for each call of the attack", ylim=(0, 1))
         axes.set_ylabel("AUC of padded attacks against normal traces")
-        axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, handlelength=4)
     return drawing
 
 

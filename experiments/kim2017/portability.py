@@ -181,7 +181,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def figure(rows: Sequence[dict[str, Any]]) -> Figure:
-    """A panel for each host that is scored: a colour for where a detector learned, a line style for each detector."""
+    """A panel for each host that is scored, a colour for where a detector learned, a style for which, a line a seed."""
     run = [row for row in rows if row["status"] == "run"]
     targets, sources = (list(dict.fromkeys(row[key] for row in run)) for key in ("target", "source"))
     shown = list(dict.fromkeys(row["detector"] for row in run))[: len(STYLES) - 1]
@@ -191,13 +191,14 @@ def figure(rows: Sequence[dict[str, Any]]) -> Figure:
         for row in run:
             if row["target"] == target and row["detector"] in shown:
                 auc = spread([one["all"]["auc"] for one in row["runs"]], ".3f")
-                comparison.draw_roc(
-                    axes,
-                    row["runs"],
-                    color=f"C{sources.index(row['source'])}",
-                    ls=STYLES[shown.index(row["detector"])],
-                    label=f"{row['detector']}, learned on {row['source']} ({auc})",
-                )
+                style = {
+                    "color": f"C{sources.index(row['source'])}",
+                    "ls": STYLES[shown.index(row["detector"])],
+                    "label": f"{row['detector']}, learned on {row['source']} ({auc})",
+                }
+                for one in row["runs"]:  # a mean of such steep curves would look like none of them
+                    axes.plot(comparison.FALSE_ALARM_RATES, one["roc"], lw=0.9, **style)
+                    style.pop("label", None)
         axes.plot([0, 1], [0, 1], color="0.8", lw=1, zorder=0)
         axes.set(title=f"scoring {target}", xlabel="false alarm rate", xlim=(-0.01, 1.01), ylim=(-0.01, 1.04))
         axes.legend(loc="lower right", frameon=False, fontsize=8, title="(AUC)")

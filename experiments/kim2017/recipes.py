@@ -8,7 +8,8 @@
 Printed: uniform initialisation, Adam at 1e-4, clipping at 5, dropout 0.5, minibatches of similar length. Epochs,
 minibatch size and stopping are not printed: held-out normal loss chooses when to stop. Fast: Adam at 4e-3 decaying to
 zero over 24 epochs, truncated back-propagation over packed lanes. Compared is what both sets of models hold; the
-difference in AUC is of the means over the seeds, its interval a bootstrap over traces that both recipes share.
+difference in AUC is of the means over the seeds, its interval a bootstrap over the traces, which
+both recipes share, and not over seeds.
 """
 
 import json
@@ -141,7 +142,7 @@ def table(result: dict[str, Any]) -> str:
         low, high = both["difference"]["interval"]
         lines.append(
             f"{member}: the printed recipe's AUC less the fast one's is {both['difference']['auc']:+.3f} "
-            f"(95 % interval {low:+.3f} to {high:+.3f})."
+            f"(95 % interval over traces {low:+.3f} to {high:+.3f})."
         )
     return "\n".join(lines) + "\n"
 
@@ -168,6 +169,8 @@ def figure(histories: dict[str, list[list[dict[str, Any]]]], members: Sequence[s
                     [np.mean(row["held_out_nll"]) for row in chosen],
                     color=f"C{number}",
                     lw=1,
+                    marker=".",
+                    ms=3,
                     label=name if place == 0 else None,
                 )
         axes.set(title=shape, xlabel="epoch", xscale="log")

@@ -379,11 +379,13 @@ assert abs(module.step_cosine(names, vectors) - 1) < 1e-12
 assert module.step_cosine(names[1:], vectors[1:]) is None
 places = np.random.default_rng(0).uniform(0, 500, (40, 2))
 boxes = []
-for place, offset in zip(places, module.label_offsets(places, ["fstatat64"] * 40), strict=True):
+frame = np.array([-9, -9, 509, 509])
+for place, offset in zip(places, module.label_offsets(places, ["fstatat64"] * 40, frame), strict=True):
     boxes.append([*(place + offset), *(place + offset + (40, 8))])
 boxes = np.array(boxes)
 sides = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:]) - np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-assert (sides > 0).all(axis=2).sum() == 40  # none overlaps another
+assert (sides > 0).all(axis=2).sum() == 40  # none overlaps another, or leaves the frame
+assert (boxes[:, :2] >= frame[:2]).all() and (boxes[:, 2:] <= frame[2:]).all()
 """
 
 
