@@ -26,7 +26,7 @@ from syscall_lm.detectors.base import Detector
 from syscall_lm.detectors.sections import STRETCH
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, data
-from syscall_lm.experiments.kim2017 import comparison, mimicry, study_attempts
+from syscall_lm.experiments.kim2017 import comparison, padding, study_attempts
 from syscall_lm.traces.archive import TraceArchive
 from syscall_lm.traces.trace import Sequences
 
@@ -58,14 +58,14 @@ def main(argv: list[str]) -> None:
     development = halves(ids, benchmark)
     detectors: dict[str, Any] = {}
     for name in NAMES.value:
-        runs = []
+        runs, hidden = [], []
         for seed in seeds if name in catalogue.RANDOM else seeds[:1]:
             detector = catalogue.build([name], archive.vocabulary.size, (), seed)[name].fit(benchmark.train)
             scores = detector.decision_function(benchmark.traces)
             runs.append({"seed": seed, **by_scope(scores, benchmark, development, full=True)})
             if seed == seeds[0]:
-                padding = [padded(detector, scores, benchmark, each) for each in seeds]
-        detectors[name] = {"runs": runs, "padding": padding}
+                hidden = [padded(detector, scores, benchmark, each) for each in seeds]
+        detectors[name] = {"runs": runs, "padding": hidden}
         report(name, runs)
     attempts: dict[str, Any] = {}
     if ATTEMPTS.value:
@@ -136,9 +136,9 @@ def padded(detector: Detector, scores: np.ndarray, benchmark: data.Benchmark, se
     attacks = benchmark.traces.take(benchmark.is_attack)
     train = benchmark.train
     choices: dict[str, Callable[[], Sequences]] = {
-        f"{STRETCH} calls": lambda: before(attacks, lambda: mimicry.normal_calls(train, STRETCH, rng)),
-        "x 1": lambda: mimicry.pad(attacks, train, 1.0, rng),
-        "x 8": lambda: mimicry.pad(attacks, train, 8.0, rng),
+        f"{STRETCH} calls": lambda: before(attacks, lambda: padding.normal_calls(train, STRETCH, rng)),
+        "x 1": lambda: padding.pad(attacks, train, 1.0, rng),
+        "x 8": lambda: padding.pad(attacks, train, 8.0, rng),
         "a normal trace": lambda: before(attacks, lambda: train[int(rng.integers(len(train)))]),
     }
     usual = scores[~benchmark.is_attack]
