@@ -23,7 +23,7 @@ class Agreement(Detector):
     where mean_m and deviation_m are those of ln(f_m + 0.05) on *programs that member m has not seen*. These come from
     the training traces alone: they are clustered into pseudo-programs (`pseudo_programs`), and each tenth of these is
     scored by a member that learned from the others. The lowest score alarms only when every member does, as the
-    unanimous vote of an ensemble, and as the rule "min" of combining classifiers (Kittler et al. 1998, eq. 17) on
+    unanimous vote of an ensemble, and as the rule "min" of combining classifiers (Kittler et al. 1998) on
     calibrated scores: a normal program that training never saw need be familiar in one respect only. What one member
     can be talked into, all are: it is as open to padding as the weakest member.
 

@@ -17,7 +17,7 @@ class CallSets(Detector):
 
       score = 1 - max_Y  w(X and Y) / (w(X and Y) + extra w(X without Y) + w(Y without X))
 
-    which is Tversky's ratio model (Tversky 1977, eq. 4; extra = 1 is Jaccard's index), with inverse document
+    which is Tversky's ratio model (Tversky 1977; extra = 1 is Jaccard's index), with inverse document
     frequencies as weights (Sparck Jones 1972): w_j = (ln((1 + n) / (1 + n_j)) + 0.1)^2, where n_j of the n training
     traces hold call j. As each distinct call counts once, a recording that lost calls, or whose threads interleave,
     keeps its score where n-grams are torn apart. With a small `extra`, a trace is normal if it makes all the calls that
