@@ -437,7 +437,12 @@ assert 200 < thin.lengths[0] < 400 and (np.diff(thin[0].astype(int)) > 0).all() 
 
 
 def test_study(commands, study_archive, tmp_path):
-    arguments = [f"--archive={study_archive}", f"--output={tmp_path}", "--detectors=ngram,call-sets", "--seeds=0"]
+    arguments = [
+        f"--archive={study_archive}",
+        f"--output={tmp_path}",
+        "--detectors=ngram-calmest,call-sets",
+        "--seeds=0",
+    ]
     done = commands(
         "kim2017.study", {"run": [*arguments, "--attempts=false"], "seeds": [*arguments, "--seeds="]}, STUDY
     )
@@ -445,10 +450,10 @@ def test_study(commands, study_archive, tmp_path):
     found = result(tmp_path, "study")
     # Traces 25 to 200 (number 0 counts as none) lie in block 0, and the copy with number 299 goes there too.
     assert found["development"] == {"attacks": 5, "normal": 177}
-    (run,) = found["detectors"]["ngram"]["runs"]
+    (run,) = found["detectors"]["ngram-calmest"]["runs"]
     assert (run["reported"]["normal"], run["reported"]["attacks"]) == (123, 5)
     assert list(run["development"]["families"]) == ["Adduser"] and list(run["reported"]["families"]) == ["Web_Shell"]
-    padding = found["detectors"]["ngram"]["padding"][0]
-    assert padding["x 8"] < padding["x 1"] < run["all"]["auc"]
-    assert f"| ngram | {run['development']['auc']:.3f} (" in (tmp_path / "study.md").read_text()
+    padding = found["detectors"]["ngram-calmest"]["padding"][0]
+    assert padding["x 8"] < padding["x 1"] < run["all"]["auc"] and padding["75 calls"] < run["all"]["auc"]
+    assert f"| ngram-calmest | {run['development']['auc']:.3f} (" in (tmp_path / "study.md").read_text()
     assert done["seeds"].code == 2 and "whole numbers" in done["seeds"].err
