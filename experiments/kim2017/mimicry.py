@@ -27,6 +27,7 @@ from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, data
 from syscall_lm.experiments.kim2017 import comparison, trained
 from syscall_lm.experiments.kim2017.comparison import spread
+from syscall_lm.experiments.kim2017.padding import normal_calls, pad
 from syscall_lm.reports import figures
 from syscall_lm.traces.archive import TraceArchive
 from syscall_lm.traces.trace import Sequences
@@ -98,24 +99,6 @@ def choose_attacks(families: np.ndarray, count: int, rng: np.random.Generator) -
     while len(chosen) < count and any(queues):
         chosen += [queue.pop() for queue in queues if queue]
     return np.array(sorted(chosen[:count]), np.int64)
-
-
-def pad(attacks: Sequences, normal: Sequences, ratio: float, rng: np.random.Generator) -> Sequences:
-    """Each attack whole between normal calls, `ratio` of them for each of its own, half before and half after."""
-    padded = []
-    for attack in attacks:
-        calls = normal_calls(normal, round(ratio * len(attack)), rng)
-        padded.append(np.concatenate([calls[: len(calls) // 2], attack, calls[len(calls) // 2 :]]))
-    return Sequences.from_list(padded)
-
-
-def normal_calls(normal: Sequences, count: int, rng: np.random.Generator) -> np.ndarray:
-    """`count` calls as normal traces make them: from a random trace's start, and on with others where it ends."""
-    parts, missing = [np.zeros(0, np.uint16)], count
-    while missing > 0:
-        parts.append(normal[int(rng.integers(len(normal)))][:missing])
-        missing -= len(parts[-1])
-    return np.concatenate(parts)
 
 
 def decay(detector: Detector, normal: Sequences, padded: Mapping[str, Sequences]) -> dict[str, dict[str, float]]:

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterable, Sequence
 
 from syscall_lm.detectors.autoencoder import AutoencoderDetector
+from syscall_lm.detectors.agreement import Agreement
 from syscall_lm.detectors.base import Detector
+from syscall_lm.detectors.call_sets import CallSets
 from syscall_lm.detectors.clusters import Clusters
 from syscall_lm.detectors.encoder_decoder import EncoderDecoderDetector
 from syscall_lm.detectors.extreme_learning import ExtremeLearning
@@ -35,6 +37,10 @@ ALONE: dict[str, Callable[[int, int], Detector]] = {
     "ngram-longest": lambda v, seed: LongestSection(NGram(v)),
     "encoder-decoder": lambda v, seed: EncoderDecoderDetector(v, seed=seed),
     "autoencoder": lambda v, seed: AutoencoderDetector(v, seed=seed),
+    "call-sets": lambda v, seed: CallSets(v),
+    "sets-and-calmest": lambda v, seed: Agreement(
+        [lambda: CallSets(v), lambda: Stretch(NGram(v), "calmest", 150)],
+    ),
 }
 
 # Detectors that look into one trained language model, made from it and a seed.

@@ -406,3 +406,56 @@ def test_embeddings(commands, archive, models, tmp_path):
     assert found["members"][0]["groups"]["cosine"]["pipe"]["absent"] == ["pipe2"]  # it is not in training
     assert len(found["t_sne"]) == 6 and (tmp_path / "embeddings.png").stat().st_size > 0
     assert done["member"].code == 2 and "the models have 1x4.1" in done["member"].err
+
+
+@pytest.fixture(scope="module")
+def study_archive(tmp_path_factory):
+    """Two blocks of 200 file numbers; a trace of the second equals one of the first."""
+    rng = np.random.default_rng(0)
+    traces = [(normal_calls(rng, n), {"label": NORMAL, "split": "train"}) for n in rng.integers(5, 40, 25)]
+    traces += [(normal_calls(rng, n), {"label": NORMAL, "split": "test"}) for n in rng.integers(20, 40, 300)]
+    traces[299] = traces[30]
+    for family in ("Adduser", "Web_Shell"):
+        known = {"label": ATTACK, "split": "test", "family": family}
+        traces += [(rng.choice(8, int(n)), known) for n in rng.integers(20, 90, 5)]
+    return write(tmp_path_factory.mktemp("study") / "small.parquet", traces)
+
+
+STUDY = """
+import numpy as np
+from syscall_lm.detectors.ngram import NGram
+from syscall_lm.experiments.kim2017 import study_attempts
+from syscall_lm.traces.trace import Sequences
+rng = np.random.default_rng(0)
+traces = [rng.integers(0, 3, n) for n in (9, 1, 14)]
+for order in (1, 2, 3):  # read call by call, a model of the trace so far says the same
+    adaptive = study_attempts.adaptive(Sequences.from_list(traces), order, np.full(24, 1 / 3))
+    expected = [np.log(3) if t == 0 else NGram(3, order).fit(Sequences.from_list([trace[:t]])).surprisal(
+        Sequences.from_list([trace[: t + 1]]))[-1] for trace in traces for t in range(len(trace))]
+    np.testing.assert_allclose(adaptive, expected, rtol=1e-12)
+thin = study_attempts.thinned(Sequences.from_list([np.arange(1000), [5]]), 0.3, rng)
+assert 200 < thin.lengths[0] < 400 and (np.diff(thin[0].astype(int)) > 0).all() and thin[1].tolist() == [5]
+"""
+
+
+def test_study(commands, study_archive, tmp_path):
+    arguments = [
+        f"--archive={study_archive}",
+        f"--output={tmp_path}",
+        "--detectors=ngram-calmest,call-sets",
+        "--seeds=0",
+    ]
+    done = commands(
+        "kim2017.study", {"run": [*arguments, "--attempts=false"], "seeds": [*arguments, "--seeds="]}, STUDY
+    )
+    assert done["run"].code == 0, done["run"].err
+    found = result(tmp_path, "study")
+    # Traces 25 to 200 (number 0 counts as none) lie in block 0, and the copy with number 299 goes there too.
+    assert found["development"] == {"attacks": 5, "normal": 177}
+    (run,) = found["detectors"]["ngram-calmest"]["runs"]
+    assert (run["reported"]["normal"], run["reported"]["attacks"]) == (123, 5)
+    assert list(run["development"]["families"]) == ["Adduser"] and list(run["reported"]["families"]) == ["Web_Shell"]
+    padding = found["detectors"]["ngram-calmest"]["padding"][0]
+    assert padding["x 8"] < padding["x 1"] < run["all"]["auc"] and padding["75 calls"] < run["all"]["auc"]
+    assert f"| ngram-calmest | {run['development']['auc']:.3f} (" in (tmp_path / "study.md").read_text()
+    assert done["seeds"].code == 2 and "whole numbers" in done["seeds"].err

@@ -1,0 +1,23 @@
+"""Attacks hidden among normal calls (Kim et al., section 4, mimicry)."""
+
+import numpy as np
+
+from syscall_lm.traces.trace import Sequences
+
+
+def pad(attacks: Sequences, normal: Sequences, ratio: float, rng: np.random.Generator) -> Sequences:
+    """Each attack whole between normal calls, `ratio` of them for each of its own, half before and half after."""
+    padded = []
+    for attack in attacks:
+        calls = normal_calls(normal, round(ratio * len(attack)), rng)
+        padded.append(np.concatenate([calls[: len(calls) // 2], attack, calls[len(calls) // 2 :]]))
+    return Sequences.from_list(padded)
+
+
+def normal_calls(normal: Sequences, count: int, rng: np.random.Generator) -> np.ndarray:
+    """`count` calls as normal traces make them: from a random trace's start, and on with others where it ends."""
+    parts, missing = [np.zeros(0, np.uint16)], count
+    while missing > 0:
+        parts.append(normal[int(rng.integers(len(normal)))][:missing])
+        missing -= len(parts[-1])
+    return np.concatenate(parts)

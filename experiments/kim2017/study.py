@@ -1,0 +1,235 @@
+"""Beating the paper: detectors that were chosen on a declared development half, judged on the other (STUDY.md).
+
+  syscall-lm kim2017.study --archive=adfa.parquet --output=results/kim2017
+
+ADFA-LD's official split. Development half: the attacks Adduser, Hydra_SSH and Meterpreter, and the normal test traces
+whose file number lies in an even block of 200; a copy goes where the first of its kind went. Everything was chosen on
+training traces or on that half; the reported half is the rest. "All" is the whole test split, for comparison with
+papers; it contains the development half.
+
+Two tables: the detectors that ship (from the catalogue) with what padding does to them, and the attempts that led
+there, one line an idea, failures included (`study_attempts.py`). Transductive attempts look at the archive that they
+score, and the row "with labels" at the development half's labels: it is no detector, but shows where the floor is.
+"""
+
+import pathlib
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from syscall_lm import evaluation
+from syscall_lm.detectors import catalogue
+from syscall_lm.detectors.base import Detector
+from syscall_lm.detectors.sections import STRETCH
+from syscall_lm.errors import SyscallLMError
+from syscall_lm.experiments import command, data
+from syscall_lm.experiments.kim2017 import comparison, padding, study_attempts
+from syscall_lm.traces.archive import TraceArchive
+from syscall_lm.traces.trace import Sequences
+
+DEVELOPMENT = ("Adduser", "Hydra_SSH", "Meterpreter")
+BLOCK = 200  # file numbers
+DETECTORS = ("stide", "ngram", "ngram-calmest", "call-sets", "sets-and-calmest")
+SCOPES = ("development", "reported", "all", "all_without_copies", "reported_without_copies")
+
+ARCHIVE = flags.DEFINE_string("archive", None, "ADFA-LD with the splits train and test", required=True)
+OUTPUT = flags.DEFINE_string("output", "results/kim2017", "directory for study.json and study.md")
+NAMES = flags.DEFINE_list("detectors", list(DETECTORS), "names from syscall_lm/detectors/catalogue.py")
+ATTEMPTS = flags.DEFINE_bool("attempts", True, "whether to repeat the attempts")
+SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "for what is random, and for the padding")
+
+
+def main(argv: list[str]) -> None:
+    """Fits, scores, pads, writes."""
+    if argv:
+        raise SyscallLMError(f"kim2017.study takes flags only; what is {argv[0]!r}?")
+    if not SEEDS.value or not all(seed.isdecimal() for seed in SEEDS.value):
+        raise SyscallLMError(f"--seeds={','.join(SEEDS.value)}: expected whole numbers, like 0,1,2")
+    seeds = [int(seed) for seed in SEEDS.value]
+    archive = TraceArchive(ARCHIVE.value)
+    benchmark = data.benchmark(archive)
+    if not len(benchmark.train) or not benchmark.is_attack.any():
+        raise SyscallLMError(f"{archive.path}: needs normal traces in split 'train', and attacks")
+    batch = archive.read()
+    ids = batch.column("id")[data.normal_split(batch, "test")].astype(str)
+    development = halves(ids, benchmark)
+    detectors: dict[str, Any] = {}
+    for name in NAMES.value:
+        runs, hidden = [], []
+        for seed in seeds if name in catalogue.RANDOM else seeds[:1]:
+            detector = catalogue.build([name], archive.vocabulary.size, (), seed)[name].fit(benchmark.train)
+            scores = detector.decision_function(benchmark.traces)
+            runs.append({"seed": seed, **by_scope(scores, benchmark, development, full=True)})
+            if seed == seeds[0]:
+                hidden = [padded(detector, scores, benchmark, each) for each in seeds]
+        detectors[name] = {"runs": runs, "padding": hidden}
+        report(name, runs)
+    attempts: dict[str, Any] = {}
+    if ATTEMPTS.value:
+        context = study_attempts.Context(benchmark, development, archive.vocabulary.size)
+        for name, make in study_attempts.ATTEMPTS.items():
+            repeated = seeds if name in study_attempts.RANDOM else seeds[:1]
+            runs = [{"seed": s, **by_scope(make(context, s), benchmark, development, full=False)} for s in repeated]
+            attempts[name] = {"kind": study_attempts.kind(name), "runs": runs}
+            report(name, runs)
+    result = {
+        "archive": archive.path.name,
+        "data": data.fingerprint(benchmark.traces),
+        "traces": {"train": len(benchmark.train), **benchmark.counts},
+        "development": {
+            "attacks": int((development & benchmark.is_attack).sum()),
+            "normal": int((development & ~benchmark.is_attack).sum()),
+        },
+        "detectors": detectors,
+        "attempts": attempts,
+    }
+    comparison.write(pathlib.Path(OUTPUT.value), "study", main, result, text(result))
+
+
+def halves(ids: np.ndarray, benchmark: data.Benchmark) -> np.ndarray:
+    """Bool `[N]`: the development half of a benchmark.
+
+    Args:
+      ids: of the normal traces, in the benchmark's order; they end in a file number.
+      benchmark: normal traces first.
+    """
+    numbers = np.array([int("".join(filter(str.isdecimal, name)) or "0") for name in ids])
+    block: dict[bytes, int] = {}
+    for i in np.argsort(numbers, kind="stable"):
+        block.setdefault(benchmark.traces[int(i)].tobytes(), (int(numbers[i]) - 1) // BLOCK)
+    even = [block[benchmark.traces[i].tobytes()] % 2 == 0 for i in range(len(ids))]
+    return np.concatenate([np.array(even, bool), np.isin(benchmark.families, DEVELOPMENT)])
+
+
+def by_scope(scores: np.ndarray, benchmark: data.Benchmark, development: np.ndarray, full: bool) -> dict[str, Any]:
+    """For each of `SCOPES`: `evaluation.summary` if `full`, otherwise AUC and false alarms at 90 % detection only."""
+    everything = np.ones(len(scores), bool)
+    masks = {
+        "development": development,
+        "reported": ~development,
+        "all": everything,
+        "all_without_copies": ~benchmark.copies,
+        "reported_without_copies": ~development & ~benchmark.copies,
+    }
+    found = {}
+    for scope, mask in masks.items():
+        normal, attack = scores[mask & ~benchmark.is_attack], scores[mask & benchmark.is_attack]
+        if full:
+            found[scope] = evaluation.summary(normal, attack, benchmark.families[mask[benchmark.is_attack]])
+        else:
+            roc = evaluation.curve(normal, attack)
+            alarms = {f"{rate:g}": roc.false_alarms_at(rate) for rate in evaluation.DETECTION_RATES}
+            found[scope] = {"auc": roc.auc, "false_alarms_at_detection": alarms}
+    return found
+
+
+def padded(detector: Detector, scores: np.ndarray, benchmark: data.Benchmark, seed: int) -> dict[str, float]:
+    """AUC of all attacks against all normal traces when each attack is padded with calls of training traces.
+
+    75 calls stand before it; or as many, or eight times as many as it has, half before and half after it; or one whole
+    training trace stands before it.
+    """
+    rng = np.random.default_rng(seed)
+    attacks = benchmark.traces.take(benchmark.is_attack)
+    train = benchmark.train
+    choices: dict[str, Callable[[], Sequences]] = {
+        f"{STRETCH} calls": lambda: before(attacks, lambda: padding.normal_calls(train, STRETCH, rng)),
+        "x 1": lambda: padding.pad(attacks, train, 1.0, rng),
+        "x 8": lambda: padding.pad(attacks, train, 8.0, rng),
+        "a normal trace": lambda: before(attacks, lambda: train[int(rng.integers(len(train)))]),
+    }
+    usual = scores[~benchmark.is_attack]
+    return {name: evaluation.curve(usual, detector.decision_function(make())).auc for name, make in choices.items()}
+
+
+def before(attacks: Sequences, calls: Callable[[], np.ndarray]) -> Sequences:
+    """Each attack with other calls in front of it."""
+    return Sequences.from_list(np.concatenate([calls(), attack]) for attack in attacks)
+
+
+def report(name: str, runs: list[dict[str, Any]]) -> None:
+    """Progress; the development half only."""
+    print(f"  {name}: AUC {runs[0]['development']['auc']:.3f} on the development half", file=sys.stderr, flush=True)
+
+
+def text(result: Mapping[str, Any]) -> str:
+    """The tables, as Markdown."""
+    counts, development = result["traces"], result["development"]
+    lines = [
+        f"{counts['normal']:,} normal test traces ({counts['copies']} copy a training trace), {counts['attack']} "
+        f"attacks; learned from {counts['train']} normal traces of {result['archive']}. Development half: "
+        f"{development['normal']:,} normal traces, {development['attacks']} attacks. "
+        "AUC, and in brackets the false alarm rate at 90 % detection.",
+        "",
+        "### Detectors",
+        "",
+        *score_rows(result["detectors"]),
+        "",
+        "### AUC with 95 % bootstrap interval, and false alarms at 95 % detection",
+        "",
+        *interval_rows(result["detectors"]),
+        "",
+        "### AUC by attack family, all normal traces",
+        "",
+        *comparison.family_rows(result["detectors"]),
+        "",
+        "### AUC when every attack is padded with calls of training traces (mean over seeds)",
+        "",
+        *padding_rows(result["detectors"]),
+    ]
+    titles = {
+        "inductive": "Attempts",
+        "transductive": "Transductive attempts: they look at the archive that they score",
+        "labels": "With labels: no detector. It was fitted to the development half, so only the reported half means something",
+    }
+    for kind, title in titles.items():
+        chosen = {name: value for name, value in result["attempts"].items() if value["kind"] == kind}
+        if chosen:
+            lines += ["", f"### {title}", "", *score_rows(chosen)]
+    return "\n".join(lines) + "\n"
+
+
+def score_rows(results: Mapping[str, Any]) -> list[str]:
+    """A row a detector, a column a scope."""
+    heads = ("development", "reported", "all", "all, no copies", "reported, no copies")
+    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for name, value in results.items():
+        cells = []
+        for scope in SCOPES:
+            runs = [run[scope] for run in value["runs"]]
+            auc = comparison.spread([run["auc"] for run in runs], ".3f")
+            alarms = comparison.spread([100 * run["false_alarms_at_detection"]["0.9"] for run in runs], ".1f")
+            cells.append(f"{auc} ({alarms} %)")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def interval_rows(results: Mapping[str, Any]) -> list[str]:
+    """A row a detector: AUC with its bootstrap interval, false alarms at 95 % detection, on two scopes."""
+    lines = ["| | reported | FA@95 % | all | FA@95 % |", "|---|---|---|---|---|"]
+    for name, value in results.items():
+        cells = []
+        for scope in ("reported", "all"):
+            run = value["runs"][0][scope]
+            low, high = run["auc_interval"]
+            alarms = run["false_alarms_at_detection"]["0.95"]
+            cells += [f"{run['auc']:.3f} ({low:.3f} to {high:.3f})", f"{100 * alarms:.1f} %"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def padding_rows(results: Mapping[str, Any]) -> list[str]:
+    """A row a detector, a column a kind of padding."""
+    columns = list(next(iter(results.values()))["padding"][0])
+    lines = ["| | none | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
+    for name, value in results.items():
+        cells = [f"{np.mean([run[column] for run in value['padding']]):.3f}" for column in columns]
+        lines.append(f"| {name} | {value['runs'][0]['all']['auc']:.3f} | {' | '.join(cells)} |")
+    return lines
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,58 @@
+"""Which calls a trace makes at all, whatever their order and number: distance to the nearest training trace's set."""
+
+import numpy as np
+
+from syscall_lm.detectors.base import Detector
+from syscall_lm.detectors.features import call_counts
+from syscall_lm.errors import SyscallLMError
+from syscall_lm.traces.trace import Sequences
+
+_ROWS = 2048  # traces compared with all training sets at once
+
+
+class CallSets(Detector):
+    """One minus the similarity of a trace's set of calls to the most similar training trace's set.
+
+    With X the calls that occur in the trace, Y those of a training trace, and w(S) the weight of the calls in S,
+
+      score = 1 - max_Y  w(X and Y) / (w(X and Y) + extra w(X without Y) + w(Y without X))
+
+    which is Tversky's ratio model (Tversky 1977; extra = 1 is Jaccard's index), with inverse document
+    frequencies as weights (Sparck Jones 1972): w_j = (ln((1 + n) / (1 + n_j)) + 0.1)^2, where n_j of the n training
+    traces hold call j. As each distinct call counts once, a recording that lost calls, or whose threads interleave,
+    keeps its score where n-grams are torn apart. With a small `extra`, a trace is normal if it makes all the calls that
+    set some training trace apart; what else it does hardly matters. An attacker can therefore buy a low score with one
+    whole normal trace: the detector is meant to stand beside others.
+
+    Args:
+      vocabulary_size: V.
+      extra: what a call that the training trace lacks costs, in relation to one that the trace lacks.
+      false_alarm_rate: see `Detector`.
+    """
+
+    def __init__(self, vocabulary_size: int, extra: float = 0.1, false_alarm_rate: float = 0.01):
+        super().__init__(false_alarm_rate)
+        if vocabulary_size < 1 or extra < 0:
+            raise SyscallLMError(f"call sets cannot have {vocabulary_size} calls, extra={extra}")
+        self.vocabulary_size, self.extra = vocabulary_size, extra
+
+    def _fit(self, normal: Sequences) -> None:
+        occurs = self._sets(normal)
+        inverse_frequency = np.log((1 + len(occurs)) / (1 + occurs.sum(axis=0)))
+        self._weights = np.square(inverse_frequency + 0.1)
+        self._known = np.unique(occurs, axis=0)
+
+    def _sets(self, traces: Sequences) -> np.ndarray:
+        """1.0 where a call occurs, `[N, V]`."""
+        return (call_counts(traces, self.vocabulary_size) > 0).toarray().astype(np.float64)
+
+    def decision_function(self, traces: Sequences) -> np.ndarray:
+        """0 (a training trace's set) to 1 (nothing in common), float64 `[N]`."""
+        scores = [np.zeros(0)]
+        for start in range(0, len(traces), _ROWS):
+            own = self._sets(traces.take(np.arange(start, min(start + _ROWS, len(traces))))) * self._weights
+            both = own @ self._known.T
+            known_only = self._known @ self._weights - both
+            similarity = both / (both + self.extra * (own.sum(axis=1, keepdims=True) - both) + known_only)
+            scores.append(1 - similarity.max(axis=1))
+        return np.maximum(np.concatenate(scores), 0)
