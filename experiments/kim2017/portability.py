@@ -151,8 +151,8 @@ def table(result: dict[str, Any]) -> str:
         "FA@d: false alarm rate at detection rate d. ±: standard deviation over the seeds, which also draw the traces "
         "to learn from. Without copies: without validation traces that equal one that the detector learned from.",
         "",
-        "| scores | detector | learned on | AUC | FA@90 % | FA@99.8 % | FA@100 % | AUC without copies | calls "
-        "name there |",
+        "| scores | detector | learned on | AUC | FA@90 % | FA@99.8 % | FA@100 % | AUC without copies "
+        "| calls without a name there |",
         "|---" * 9 + "|",
     ]
     for row in result["rows"]:
