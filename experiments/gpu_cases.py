@@ -1,6 +1,5 @@
 """The cases of `gpu_check`: each makes its arrays and compiles only when its turn comes."""
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -13,16 +12,18 @@ import numpy as np
 from syscall_lm import loop, window_training
 from syscall_lm import training as lm_training
 from syscall_lm.experiments.benchmark_peers import Torch
+from syscall_lm.experiments.gpu_rows import Case
 from syscall_lm.experiments.soni2019 import study
 from syscall_lm.kernels import hopper, shapes
 from syscall_lm.kernels import lstm as lstm_kernel
 from syscall_lm.kernels import scoring as scoring_kernel
 from syscall_lm.kernels.scoring import mosaic_gpu as mosaic_scoring
 from syscall_lm.models import language_model, lstm
+from syscall_lm.models import shapes as model_shapes
 from syscall_lm.traces.trace import Sequences
 
 # XLA may record a scan's kernels once and replay them (CUDA graphs), which removes most of the cost of launching them.
-XLA_OPTIONS: dict[str, dict[str, str | int]] = {
+XLA_OPTIONS: dict[str, dict[str, Any]] = {
     "": {},
     ", command buffers": {"xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,WHILE"},
     ", command buffers of any size": {
@@ -32,25 +33,6 @@ XLA_OPTIONS: dict[str, dict[str, str | int]] = {
 }
 # Measured with the interpreter on small shapes, with a margin of three; to be tightened on a GPU.
 SURPRISAL_BOUND, STATE_BOUND, GRADIENT_BOUND = 2e-2, 2e-2, 2e-3
-
-
-@dataclasses.dataclass
-class Case:
-    """One row.
-
-    Attributes:
-      name: what is done, by what.
-      make: prepares, and returns the function to time, or to run once if it returns a dict of figures.
-      calls: real calls that one run works through.
-      flops_per_call: of the model, on the folded path.
-      target: what issue and paper ask for.
-    """
-
-    name: str
-    make: Callable[[], Callable[[], Any]]
-    calls: int = 0
-    flops_per_call: int = 0
-    target: str = ""
 
 
 def tile(shape: shapes.ModelShape, steps: int, lanes: int, seed: int = 0) -> tuple[Any, ...]:
@@ -171,7 +153,7 @@ def scoring_case(name: str, shape: shapes.ModelShape, lanes: int, make: Callable
 
 def scoring_implementations(shape: shapes.ModelShape, lanes: int) -> dict[str, Callable[[], Callable[[], Any]]]:
     """Name -> what prepares it."""
-    found = {"mosaic_gpu": functools.partial(jitted_scoring, shape, lanes)}
+    found: dict[str, Callable[[], Callable[[], Any]]] = {"mosaic_gpu": functools.partial(jitted_scoring, shape, lanes)}
     for suffix, options in XLA_OPTIONS.items():
         found[f"xla{suffix}"] = functools.partial(
             jitted_scoring, shape, lanes, implementation="xla", compiler_options=options
@@ -185,7 +167,7 @@ def jitted_scoring(
     shape: shapes.ModelShape,
     lanes: int,
     implementation: str = "mosaic_gpu",
-    compiler_options: dict[str, str | int] | None = None,
+    compiler_options: dict[str, Any] | None = None,
     config: hopper.Config | None = None,
 ) -> Callable[[], Any]:
     """One tile on the device, compiled."""
@@ -226,7 +208,8 @@ def cudnn_scoring(shape: shapes.ModelShape, lanes: int) -> Callable[[], Any]:
     @jax.jit
     def score(weights, params, calls):
         x = params["embedding"][calls]
-        h, _, _ = rnn.lstm(x, zeros, zeros, weights, lengths, cells, cells, shape.layers, 0.0, False)
+        result: Any = rnn.lstm(x, zeros, zeros, weights, lengths, cells, cells, shape.layers, 0.0, False)
+        h = result[0]
 
         def block(step):
             return lstm.negative_log_likelihood(params, *step)
@@ -257,11 +240,11 @@ def our_training(shape: shapes.ModelShape, lanes: int = TRAINING_LANES, steps: i
     whole = lstm.Shape(shape.vocabulary, shape.cells, shape.layers)
     objective = lm_training.LanguageModelling(whole, recipe, sequences, sequences)
     state, step = loop.begin(objective, range(1), recipe, 1000)
-    batch = objective.gather(next(iter(objective.plans(0))))
+    plan = next(iter(objective.plans(0)))
 
     def run() -> Any:
         nonlocal state
-        state = jax.block_until_ready(step(state, batch))
+        state = jax.block_until_ready(step(state, plan))
         return ()
 
     return run
@@ -283,7 +266,7 @@ def windows(count: int = 140_000, length: int = 10) -> Case:
         calls = np.random.default_rng(0).integers(0, shapes.ADFA_LD_VOCABULARY, settings.stride * count + length)
         sequences = Sequences.from_list([calls])
         model = study.MODELS[0]
-        shape = window_training.shape_of(model, shapes.ADFA_LD_VOCABULARY, length, settings.cells)
+        shape = model_shapes.window_shape(model, shapes.ADFA_LD_VOCABULARY, length, settings.cells)
 
         def run() -> dict[str, float]:
             recipe = settings.recipe(model, length)
@@ -294,3 +277,11 @@ def windows(count: int = 140_000, length: int = 10) -> Case:
         return run
 
     return Case(f"epoch of {count} windows of {length}", make, target="370 ms, aim 100 ms")
+
+
+def every() -> Iterator[Case]:
+    """All cases: what must be right first, then what is to be fast."""
+    yield from correctness()
+    yield from scoring()
+    yield from training()
+    yield windows()

@@ -62,9 +62,7 @@ def matrix_rate(size: int = 8192) -> float:
     product = jax.jit(lambda a: a @ a)
     product(matrix).block_until_ready()
     start = time.perf_counter()
-    for _ in range(10):
-        result = product(matrix)
-    jax.block_until_ready(result)
+    jax.block_until_ready([product(matrix) for _ in range(10)])
     return 10 * 2 * size**3 / (time.perf_counter() - start)
 
 

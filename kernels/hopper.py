@@ -234,7 +234,8 @@ class Ring:
                     column += self._accumulate(sums, operand, column)
             return sums[...]
 
-        return pl.run_scoped(accumulate, plgpu.ACC((LANES, COLUMNS), jnp.float32))
+        accumulator = plgpu.ACC((LANES, COLUMNS), jnp.float32)  # pyright: ignore[reportPrivateImportUsage]
+        return pl.run_scoped(accumulate, accumulator)
 
     def _accumulate(self, sums: Any, operand: Any, column: int) -> int:
         """One operand's part of one tile; returns the rows used."""

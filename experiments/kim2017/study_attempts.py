@@ -157,7 +157,7 @@ def _forest(x: np.ndarray, seed: int) -> Callable[[np.ndarray], np.ndarray]:
 
 def _support(x: np.ndarray, seed: int) -> Callable[[np.ndarray], np.ndarray]:
     del seed
-    model = OneClassSVM(nu=0.1, gamma=0.3).fit(x)
+    model = OneClassSVM(nu=0.1, gamma=0.3).fit(x)  # pyright: ignore[reportArgumentType] - a number is documented
     return lambda y: -model.decision_function(y)
 
 
@@ -184,7 +184,7 @@ def _supervised(context: Context, seed: int) -> np.ndarray:
     x = Frequency(context.vocabulary_size).transform(context.traces)
     forest = RandomForestClassifier(300, min_samples_leaf=2, class_weight="balanced", random_state=seed)
     forest.fit(x[context.development], context.benchmark.is_attack[context.development])
-    return forest.predict_proba(x)[:, 1]
+    return np.asarray(forest.predict_proba(x))[:, 1]
 
 
 def _universal(context: Context) -> np.ndarray:

@@ -30,7 +30,8 @@ def check(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry) -> ho
     floats = [table, *w_hh, *jax.tree.leaves(upper), w_out, b_out, *jax.tree.leaves(carry)]
     if other := {str(array.dtype) for array in floats} - {"float32"}:
         raise hopper.Unsuitable(f"mosaic_gpu takes float32, not {', '.join(sorted(other))}")
-    return hopper.choose_config(inputs.shape[1], operand_bytes(*w_out.shape, len(w_hh)))
+    cells, vocabulary = w_out.shape
+    return hopper.choose_config(inputs.shape[1], operand_bytes(cells, vocabulary, len(w_hh)))
 
 
 def operand_bytes(cells: int, vocabulary: int, layers: int) -> int:
@@ -123,7 +124,7 @@ def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, 
                     chosen += of_target
                     total = total * jnp.exp(before - greatest)
                     total += jnp.sum(jnp.exp(logits - hopper.rows(greatest, COLUMNS)), axis=1)
-            assert greatest is not None and total is not None  # there is at least one call
+            assert greatest is not None and total is not None and chosen is not None  # there is at least one call
             return greatest + jnp.log(total) - chosen
 
         hopper.by_role(config, compute, lambda: ring.fill(steps))

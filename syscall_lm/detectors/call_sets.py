@@ -44,7 +44,7 @@ class CallSets(Detector):
 
     def _sets(self, traces: Sequences) -> np.ndarray:
         """1.0 where a call occurs, `[N, V]`."""
-        return (call_counts(traces, self.vocabulary_size) > 0).toarray().astype(np.float64)
+        return (call_counts(traces, self.vocabulary_size).toarray() > 0).astype(np.float64)
 
     def decision_function(self, traces: Sequences) -> np.ndarray:
         """0 (a training trace's set) to 1 (nothing in common), float64 `[N]`."""

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
-from syscall_lm.detectors.autoencoder import AutoencoderDetector
 from syscall_lm.detectors.agreement import Agreement
+from syscall_lm.detectors.autoencoder import AutoencoderDetector
 from syscall_lm.detectors.base import Detector
 from syscall_lm.detectors.call_sets import CallSets
 from syscall_lm.detectors.clusters import Clusters

@@ -9,11 +9,21 @@ from jax.test_util import check_grads
 from syscall_lm.kernels import lstm as kernel
 from syscall_lm.kernels.lstm import api
 
-pytestmark = pytest.mark.parametrize("implementation", sorted(api.IMPLEMENTATIONS))
+every = pytest.mark.parametrize("implementation", sorted(api.IMPLEMENTATIONS))
+
+
+def every_with(name, values, interpreted):
+    """Every implementation with each value; mosaic_gpu, whose interpreter takes a second a call, with those given."""
+    pairs = [(chosen, value) for chosen in sorted(api.IMPLEMENTATIONS) for value in values]
+    kept = [(chosen, value) for chosen, value in pairs if chosen != "mosaic_gpu" or value in interpreted]
+    return pytest.mark.parametrize(("implementation", name), kept)
+
 
 SHAPES = [(1, 1, 1), (7, 3, 5), (13, 1, 8), (5, 9, 4)]  # T, B, H
 # Measured over SHAPES: at most 8e-4 for mosaic_gpu, whose operands are bfloat16.
 BOUND = {"mosaic_gpu": 3e-3}
+# Its gradients come from the XLA scan at states that carry that rounding: at most 9e-4 off.
+GRADIENT_BOUND = {"mosaic_gpu": 3e-3}
 
 
 def arguments(steps, lanes, cells, resets=0.2, seed=0, dtype=np.float32):
@@ -50,14 +60,14 @@ def assert_close(actual, expected, tolerance=1e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), actual, expected)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@every_with("shape", SHAPES, SHAPES)
 def test_forward_equals_the_equations(implementation, shape):
     inputs = arguments(*shape)
     actual = kernel.lstm(*inputs, implementation=implementation)
     assert_close(actual, by_hand(*inputs), BOUND.get(implementation, 1e-5))
 
 
-@pytest.mark.parametrize("position", range(6))
+@every_with("position", range(6), (0, 5))
 def test_a_reset_makes_what_comes_before_irrelevant(implementation, position):
     x, w_hh, _, carry = arguments(6, 2, 4)
     reset = np.zeros((6, 2), bool)
@@ -72,7 +82,7 @@ def test_a_reset_makes_what_comes_before_irrelevant(implementation, position):
     assert np.abs(h[position:, 1] - without[position:, 1]).max() > 1e-3
 
 
-@pytest.mark.parametrize("cuts", [(1,), (4,), (3, 4, 9), tuple(range(1, 13))])
+@every_with("cuts", [(1,), (4,), (3, 4, 9), tuple(range(1, 13))], [(3, 4, 9)])
 def test_one_pass_equals_chunks_with_carried_state(implementation, cuts):
     x, w_hh, reset, carry = arguments(13, 3, 5)
     whole, last = kernel.lstm(x, w_hh, reset, carry, implementation=implementation)
@@ -95,14 +105,15 @@ def loss(implementation, reset):
     return value
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@every_with("shape", SHAPES, SHAPES[1:3])
 def test_gradients_equal_the_reference(implementation, shape):
     x, w_hh, reset, carry = arguments(*shape)
     gradients = jax.grad(loss(implementation, reset), argnums=(0, 1, 2))(x, w_hh, carry)
     expected = jax.grad(loss("reference", reset), argnums=(0, 1, 2))(x, w_hh, carry)
-    assert_close(gradients, expected, 2e-5)
+    assert_close(gradients, expected, GRADIENT_BOUND.get(implementation, 2e-5))
 
 
+@every
 def test_gradients_equal_finite_differences_in_float64(implementation):
     with jax.enable_x64(True):
         x, w_hh, reset, carry = arguments(6, 2, 3, dtype=np.float64)
@@ -113,6 +124,7 @@ def test_gradients_equal_finite_differences_in_float64(implementation):
         check_grads(loss(implementation, reset), (x, w_hh, carry), order=1, modes=["rev"], atol=1e-6, rtol=1e-6)
 
 
+@every
 def test_vmap_over_members_equals_one_after_another(implementation):
     many = [arguments(7, 3, 5, seed=seed) for seed in range(3)]
     reset = many[0][2]
@@ -128,6 +140,7 @@ def test_vmap_over_members_equals_one_after_another(implementation):
     assert gradient.shape == stacked[1].shape and np.isfinite(gradient).all()
 
 
+@every
 def test_shapes_that_do_not_fit_are_refused(implementation):
     x, w_hh, reset, carry = arguments(4, 2, 3)
     for wrong in [

@@ -1,5 +1,7 @@
 """Every implementation of scoring a tile passes the same tests."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,7 @@ SHAPES = [(1, 1, 1, 1, 1), (5, 3, 5, 11, 1), (3, 2, 40, 130, 2)]  # T, B, H, V, 
 BOUND = {"mosaic_gpu": 4e-3}
 
 
-def arguments(steps, lanes, cells, vocabulary, layers, seed=0):
+def arguments(steps, lanes, cells, vocabulary, layers, seed=0) -> Any:
     rng = np.random.default_rng(seed)
 
     def drawn(*shape):
