@@ -183,7 +183,7 @@ def text(result: Mapping[str, Any]) -> str:
     titles = {
         "inductive": "Attempts",
         "transductive": "Transductive attempts: they look at the archive that they score",
-        "labels": "With labels, so no detector: fitted to the development half; only the reported half means something",
+        "labels": "With labels: no detector; fitted to the development half, so only the reported half means something",
     }
     for kind, title in titles.items():
         chosen = {name: value for name, value in result["attempts"].items() if value["kind"] == kind}

@@ -57,7 +57,8 @@ def losses(model):
 
 def test_a_killed_process_ends_the_other_and_another_number_goes_on(archive, tmp_path):
     whole = start(archive, tmp_path / "whole", "--cpu_devices=1")
-    assert whole.wait(timeout=200) == 0, whole.communicate()
+    _, errors = whole.communicate(timeout=200)
+    assert whole.returncode == 0, errors
 
     model = tmp_path / "model"
     survivor, victim = start_two(archive, model, [], [])
