@@ -1,6 +1,6 @@
 """Sections of a trace: how likely any part of it is, and detectors that look at parts (Kim et al., section 4)."""
 
-from typing import Protocol, Self
+from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -81,7 +81,25 @@ def longest_section(surprisal: np.ndarray, level: float, above: bool = True) -> 
     return best
 
 
-class Stretch(Detector):
+Source = TypeVar("Source", bound=SurprisalSource)
+
+
+class _OnSource(Detector, Generic[Source]):
+    """A detector that looks at another one's surprisals, and fits it first."""
+
+    source: Source
+
+    def fit(self, normal: Sequences, held_out: Sequences | None = None) -> Self:
+        """Fits the source, then the threshold."""
+        self.source.fit(normal, held_out)
+        super().fit(normal, held_out)
+        return self
+
+    def _fit(self, normal: Sequences) -> None:
+        del normal  # the source has learned already
+
+
+class Stretch(_OnSource[SurprisalSource]):
     """Scores a trace by its calmest, or by its most surprising, stretch of w consecutive calls.
 
     With s_t the surprisal of call t,
@@ -108,27 +126,18 @@ class Stretch(Detector):
             raise SyscallLMError(f"which={which!r}, length={length}: must be calmest or highest, of at least one call")
         self.source, self.which, self.length = source, which, length
 
-    def fit(self, normal: Sequences, held_out: Sequences | None = None) -> Self:
-        """Fits the source, then the threshold."""
-        self.source.fit(normal, held_out)
-        super().fit(normal, held_out)
-        return self
-
-    def _fit(self, normal: Sequences) -> None:
-        del normal  # the source has learned already
-
     def decision_function(self, traces: Sequences) -> np.ndarray:
         """Nats per call, float64 `[N]`."""
         return stretch_means(self.source.surprisal(traces), traces, self.which, self.length)
 
 
-class LongestSection(Detector):
+class LongestSection(_OnSource[ThresholdedSource]):
     """Scores a trace by its longest section that is as surprising as an abnormal trace (Kim et al., section 4).
 
       max { j - i : (s_i + ... + s_(j-1)) / (j - i) >= level },    s_t the surprisal of call t
 
     The level is the source's own threshold for whole traces. Normal calls around an attack do not shorten the section,
-    so padding does not help an attacker.
+    and may lengthen it as long as its mean stays above the level: padding raises the score.
 
     Args:
       source: gives surprisals and the threshold of their means; `fit` fits it.
@@ -138,15 +147,6 @@ class LongestSection(Detector):
     def __init__(self, source: ThresholdedSource, false_alarm_rate: float = 0.01):
         super().__init__(false_alarm_rate)
         self.source = source
-
-    def fit(self, normal: Sequences, held_out: Sequences | None = None) -> Self:
-        """Fits the source, then the threshold."""
-        self.source.fit(normal, held_out)
-        super().fit(normal, held_out)
-        return self
-
-    def _fit(self, normal: Sequences) -> None:
-        del normal  # the source has learned already
 
     def decision_function(self, traces: Sequences) -> np.ndarray:
         """Calls, float64 `[N]`."""
