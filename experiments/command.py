@@ -7,6 +7,7 @@ from types import ModuleType
 
 from absl import flags
 
+from syscall_lm import cpu
 from syscall_lm.errors import Interrupted, SyscallLMError
 
 EXIT_USER_ERROR = 2
@@ -19,6 +20,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     bad value) prints one sentence and exits with code 2; a run that was ended from outside and can go on
     (`Interrupted`) exits with 75, Ctrl-C with 130.
     """
+    cpu.one_device_a_core()
     sys.exit(_exit_code(main, sys.argv))
 
 

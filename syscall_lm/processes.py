@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from syscall_lm import cpu
 from syscall_lm.errors import Interrupted, SyscallLMError
 
 MESSAGE_BYTES = 1024
@@ -45,6 +46,7 @@ def start(
       Interrupted: the others did not come.
     """
     jax.config.update("jax_num_cpu_devices", cpu_devices)
+    cpu.keep_freed_memory()
     explicit = (coordinator, num_processes, process_id)
     if any(value is not None for value in explicit):
         if coordinator is None or num_processes is None or process_id is None:

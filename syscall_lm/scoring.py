@@ -1,12 +1,18 @@
-"""Scoring: the surprisal of every call under every member, batch and streaming, by one step."""
+"""Scoring: the surprisal of every call under every member, batch and streaming, by one step.
+
+Traces lie in lanes side by side, and lanes never meet: all devices of the process score at once, each its own share of
+the lanes, without talking to each other.
+"""
 
 import collections
 import functools
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.models import lstm, shapes
@@ -26,7 +32,7 @@ class Scorer:
 
     Args:
       members: trained models of one vocabulary: language models, and models of windows among them.
-      lanes: B, traces that are scored side by side; fewer are used when there are fewer traces.
+      lanes: traces that each device scores side by side; fewer are used where one long trace would outlast the others.
       steps: T of a tile.
     """
 
@@ -39,6 +45,7 @@ class Scorer:
             groups[member.shape].append(number)
         self._order: list[int] = []  # the language models' numbers, group by group
         self._groups: list[Params] = []  # their folded parameters, stacked over the members of a group
+        self._copies: dict[Mesh, list[Params]] = {}  # the same, on each device of a mesh
         self._by_windows: list[tuple[list[int], WindowScorer]] = []
         for shape, numbers in groups.items():
             params = [members[number].params for number in numbers]
@@ -70,12 +77,12 @@ class Scorer:
         scores = np.empty((len(self.names), len(sequences.calls)), np.float32)
         for numbers, scorer in self._by_windows:
             scores[numbers] = scorer.surprisal(sequences)
-        if self._groups:
+        if self._groups and len(sequences):
             self._score_lanes(sequences, scores)
         return scores
 
     def _score_lanes(self, sequences: Sequences, scores: np.ndarray) -> None:
-        lanes = min(self._lanes, 1 << (len(sequences) - 1).bit_length())
+        lanes = self._lanes_for(sequences)
         packer = packing.Packer(sequences, self.go)
         states = self.initial_states(lanes)
         in_flight: collections.deque[tuple[np.ndarray, list[Array]]] = collections.deque()
@@ -111,7 +118,7 @@ class Scorer:
         first, inverse = sequences.distinct()
         # A model reads the call before the one it predicts, so it has read a whole trace one position later.
         longer = Sequences.from_list(np.append(sequences[int(i)], 0) for i in first)
-        lanes = min(self._lanes, 1 << (len(longer) - 1).bit_length())
+        lanes = self._lanes_for(longer)
         packer = packing.Packer(longer, self.go)
         trace_of_end = np.full(len(longer.calls) + 1, -1, np.int64)  # the last entry is padding, read by -1
         trace_of_end[longer.offsets[1:] - 1] = np.arange(len(longer))
@@ -121,15 +128,23 @@ class Scorer:
         for plan in packing.lane_plans(longer, lanes, self._steps):
             tile, ends = packer.gather(plan), trace_of_end[plan]
             at_end = ends >= 0
-            for place, group in enumerate(self._groups):
-                states[place], h = _hidden(group, states[place], tile)
+            states, hidden = self._on_lanes(_hidden, states, tile)
+            for place, h in enumerate(hidden):
                 found[place][:, ends[at_end]] = np.asarray(h)[:, at_end]
         in_order = dict(zip(self._order, (member for group in found for member in group), strict=True))
         return [in_order[number][inverse] for number in range(len(self.names))]
 
+    def _lanes_for(self, sequences: Sequences) -> int:
+        """No more lanes than the longest trace lets end together, in powers of two: each number is compiled anew."""
+        devices = len(jax.local_devices())
+        lanes = 1 << (-(-len(sequences.calls) // int(sequences.lengths.max())) - 1).bit_length()
+        lanes = min(lanes, self._lanes * devices)
+        return lanes if lanes < devices else -(-lanes // devices) * devices
+
     def initial_states(self, lanes: int) -> list[lstm.State]:
         """The state of every group before a trace."""
-        return [jax.vmap(lambda folded: lstm.initial_state(folded, lanes))(group) for group in self._groups]
+        states = [jax.vmap(lambda folded: lstm.initial_state(folded, lanes))(group) for group in self._groups]
+        return jax.device_put(states, NamedSharding(_mesh(lanes), _BY_LANE))
 
     def tile(self, states: list[lstm.State], tile: packing.Tile) -> tuple[list[lstm.State], list[Array]]:
         """Scores one tile `[T, B]`; the states are used up.
@@ -137,8 +152,17 @@ class Scorer:
         Returns:
           the states after it, and for each group its members' surprisals `[members, T, B]`.
         """
-        results = [_score(group, state, tile) for group, state in zip(self._groups, states, strict=True)]
-        return [state for state, _ in results], [scores for _, scores in results]
+        return self._on_lanes(_surprisal, states, tile)
+
+    def _on_lanes(
+        self, function: "_OfMember", states: list[lstm.State], tile: packing.Tile
+    ) -> tuple[list[lstm.State], list[Array]]:
+        mesh = _mesh(tile.inputs.shape[1])
+        if mesh not in self._copies:
+            self._copies[mesh] = jax.device_put(self._groups, NamedSharding(mesh, PartitionSpec()))
+        groups = zip(self._copies[mesh], states, strict=True)
+        results = [_on_devices(function, group, state, tile, mesh) for group, state in groups]
+        return [state for state, _ in results], [values for _, values in results]
 
     def stream(self, lanes: int = 1) -> "Stream":
         """A live stream of `lanes` traces, scored call by call.
@@ -158,25 +182,45 @@ def _stacked(params: Sequence[Params]) -> Params:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
 
 
-@functools.partial(jax.jit, donate_argnums=1)
-def _score(group: Params, state: lstm.State, tile: packing.Tile) -> tuple[lstm.State, Array]:
-    def member(folded: Params, state: lstm.State, tile: packing.Tile) -> tuple[lstm.State, Array]:
-        return lstm.score(folded, state, tile.inputs, tile.targets, tile.reset)
-
-    return lstm.over_members(member, group, state, shared=(tile,))
+_BY_LANE = PartitionSpec(None, "lane")  # of states [members, B, H] and of tiles [T, B]
+_OfMember = Callable[[Params, lstm.State, packing.Tile], tuple[lstm.State, Array]]
 
 
-@functools.partial(jax.jit, donate_argnums=1)
-def _hidden(group: Params, state: lstm.State, tile: packing.Tile) -> tuple[lstm.State, Array]:
-    """The last layer's h of every step of one tile, `[members, T, B, H]`."""
+@functools.cache
+def _mesh(lanes: int) -> Mesh:
+    """The devices that share so many lanes: as many as divide them."""
+    devices = jax.local_devices()
+    return Mesh(np.array(devices[: math.gcd(lanes, len(devices))]), ("lane",))
 
-    def member(folded: Params, state: lstm.State, tile: packing.Tile) -> tuple[lstm.State, Array]:
-        def body(state: lstm.State, inputs: tuple[Array, Array]) -> tuple[lstm.State, Array]:
-            return lstm.step(folded, state, *inputs)
 
-        return jax.lax.scan(body, state, (jnp.asarray(tile.inputs), jnp.asarray(tile.reset)))
+@functools.partial(jax.jit, static_argnums=(0, 4), donate_argnums=2)
+def _on_devices(
+    function: _OfMember, group: Params, state: lstm.State, tile: packing.Tile, mesh: Mesh
+) -> tuple[lstm.State, Array]:
+    """What `function` says of every member of a group; its values are `[members, T, B, ...]`."""
 
-    return lstm.over_members(member, group, state, shared=(tile,))
+    def share(group: Params, state: lstm.State, tile: packing.Tile) -> tuple[lstm.State, Array]:
+        return lstm.over_members(function, group, state, shared=(tile,))
+
+    results = (_BY_LANE, PartitionSpec(None, None, "lane"))
+    # Each device runs the whole kernel on its lanes; the partitioner could not split a kernel of our own.
+    shared_out = jax.shard_map(
+        share, mesh=mesh, in_specs=(PartitionSpec(), _BY_LANE, _BY_LANE), out_specs=results, check_vma=False
+    )
+    return shared_out(group, state, tile)
+
+
+def _surprisal(folded: Params, state: lstm.State, tile: packing.Tile) -> tuple[lstm.State, Array]:
+    return lstm.score(folded, state, tile.inputs, tile.targets, tile.reset)
+
+
+def _hidden(folded: Params, state: lstm.State, tile: packing.Tile) -> tuple[lstm.State, Array]:
+    """The last layer's h of every step, `[T, B, H]`."""
+
+    def body(state: lstm.State, inputs: tuple[Array, Array]) -> tuple[lstm.State, Array]:
+        return lstm.step(folded, state, *inputs)
+
+    return jax.lax.scan(body, state, (jnp.asarray(tile.inputs), jnp.asarray(tile.reset)))
 
 
 class Stream:
