@@ -9,9 +9,11 @@ Cases: `scoring` and `training` (fixed shapes), `seeds` (three members together)
 
 Every implementation of a case runs in turn, several rounds; a row holds medians of real (unpadded) calls per second,
 the ratio to each peer, and the fraction of the floor: the model's floating-point operations per call over the
-matrix-multiply rate that was measured between the rounds. PyTorch runs at its best of several batch shapes. First calls
-(compilation) are timed apart, and the process's peak memory during them noted. Machines are shared and noisy: quote
-ratios, and absolute speeds on a GPU only. It takes about ten minutes on two cores; close everything else.
+matrix-multiply rate that was measured between the rounds. PyTorch runs at its best of several batch shapes;
+our training runs in a process of its own, as `train` prepares it, and PyTorch also in one that is prepared alike.
+First calls (compilation) are timed apart, and the process's peak memory during them noted. Machines are shared and
+noisy: quote ratios, and absolute speeds on a GPU only. It takes some fifteen minutes on two cores; close
+everything else.
 """
 
 import functools
@@ -73,7 +75,7 @@ def _cases(shapes: Sequence[lstm.Shape]) -> list[Case]:
     first = shapes[0]
     cases: dict[str, list[Case]] = {name: [] for name in CASES.default}
     for shape in shapes:
-        for work, make in (("scoring", benchmark_cases.fixed_scoring), ("training", benchmark_cases.fixed_training)):
+        for work, make in (("scoring", benchmark_cases.fixed_scoring), ("training", _training)):
             contenders = functools.partial(make, shape, threads)
             cases[work].append((f"{work} {shape}, fixed shape", shape, contenders, rounds))
     cases["seeds"] = [(f"training three {first}", first, lambda: benchmark_cases.three_seeds(first), rounds)]
@@ -94,6 +96,12 @@ def _cases(shapes: Sequence[lstm.Shape]) -> list[Case]:
         if name not in cases:
             raise SyscallLMError(f"--cases={name}: there are {', '.join(cases)}")
     return [case for name in CASES.value for case in cases[name]]
+
+
+def _training(shape: lstm.Shape, threads: Sequence[int]) -> list[Contender]:
+    peers = benchmark_cases.training_peers(shape, threads)
+    tuned = benchmark_processes.tuned_torch(shape, max(threads), benchmark_cases.TRAINING_LANES)
+    return [benchmark_processes.training(shape), *peers, tuned]
 
 
 def measure(case: str, shape: lstm.Shape, contenders: list[Contender], rounds: int) -> list[dict[str, Any]]:
@@ -117,7 +125,7 @@ def measure(case: str, shape: lstm.Shape, contenders: list[Contender], rounds: i
     rate = statistics.median(rates)
     flops = shape.flops_per_call * (3 if "training" in case else 1)
     ours = contenders[0].speed
-    best_torch = max((c.speed for c in contenders if c.name.startswith("torch")), default=None)
+    best_torch = max((c.speed for c in contenders if c.name.startswith("torch") and "kept" not in c.name), default=None)
     return [
         {
             "case": case,

@@ -17,6 +17,7 @@ V = 342  # ADFA-LD's: the calls of i386
 SCORING_CALLS = 2**15
 TRAINING_CALLS = 2**12
 SCORING_LANES, TRAINING_LANES = 256, 64
+PEER_TRAINING_LANES = (16, 64)
 TORCH_LANES = (16, 64, 128)  # at its best of these
 PADDED_LANES = (8, 16, 32)
 SWEEP_LANES, SWEEP_STEPS = (64, 128, 256, 512, 1024), (32, 128, 512)
@@ -60,18 +61,23 @@ def fixed_scoring(shape: lstm.Shape, threads: Sequence[int]) -> list[Contender]:
     return contenders
 
 
-def fixed_training(shape: lstm.Shape, threads: Sequence[int]) -> list[Contender]:
+def training_peers(shape: lstm.Shape, threads: Sequence[int]) -> list[Contender]:
     """One minibatch of 4,096 calls: forward, backward, clip, Adam, with dropout."""
-    params = language_model.initialise(jax.random.key(0), shape)
-    contenders = [Contender("ours", our_training(shape, 1), TRAINING_CALLS)]
+    contenders = []
     for count in threads:
-        for lanes in (16, TRAINING_LANES):
-            peer, batch = Torch(shape, params, count), random_calls(TRAINING_CALLS // lanes, lanes)
+        for lanes in PEER_TRAINING_LANES:
             name = f"torch, {lanes} x {TRAINING_CALLS // lanes}, {count} threads"
-            contenders.append(Contender(name, lambda peer=peer, batch=batch: peer.train_step(*batch), TRAINING_CALLS))
+            contenders.append(Contender(name, torch_training(shape, count, lanes), TRAINING_CALLS))
+    params = language_model.initialise(jax.random.key(0), shape)
     flax, batch = Flax(shape, params), random_calls(TRAINING_CALLS // TRAINING_LANES, TRAINING_LANES)
-    contenders.append(Contender("flax, 64 x 64", lambda: flax.train_step(*batch), TRAINING_CALLS))
-    return contenders
+    return [*contenders, Contender("flax, 64 x 64", lambda: flax.train_step(*batch), TRAINING_CALLS)]
+
+
+def torch_training(shape: lstm.Shape, threads: int, lanes: int) -> Callable[[], object]:
+    """A function that makes one step in PyTorch, on a minibatch of so many lanes."""
+    peer = Torch(shape, language_model.initialise(jax.random.key(0), shape), threads)
+    batch = random_calls(TRAINING_CALLS // lanes, lanes)
+    return lambda: peer.train_step(*batch)
 
 
 def three_seeds(shape: lstm.Shape) -> list[Contender]:

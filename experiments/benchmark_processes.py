@@ -14,11 +14,18 @@ from syscall_lm.models import lstm
 _REPEAT = """
 import json, sys, time
 import jax
-jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
+from syscall_lm import cpu
 from syscall_lm.experiments import benchmark_cases as cases
 from syscall_lm.models import lstm
-shape = lstm.Shape.parse(sys.argv[3], cases.V)
-run = cases.fixed_scoring(shape, [])[0].run if sys.argv[2] == "scoring" else cases.our_training(shape, 1)
+devices, work, shape, *peer = sys.argv[1:]
+jax.config.update("jax_num_cpu_devices", int(devices))
+shape = lstm.Shape.parse(shape, cases.V)
+if work == "training":
+    cpu.keep_freed_memory()
+if peer:
+    run = cases.torch_training(shape, *map(int, peer))
+else:
+    run = cases.fixed_scoring(shape, [])[0].run if work == "scoring" else cases.our_training(shape, 1)
 run()
 seconds = []
 for _ in range(7):
@@ -52,6 +59,20 @@ def devices(work: str, shape: lstm.Shape) -> list[Contender]:
         Contender(f"ours, {count} CPU device{'s' * (count > 1)}", _in_process(_REPEAT, count, work, shape), calls)
         for count in reversed(counts)
     ]
+
+
+def training(shape: lstm.Shape) -> Contender:
+    """One step of training as `train` makes it: a device a core, freed memory kept."""
+    run = _in_process(_REPEAT, os.cpu_count() or 1, "training", shape)
+    return Contender("ours", run, TRAINING_CALLS)
+
+
+def tuned_torch(shape: lstm.Shape, threads: int, lanes: int) -> Contender:
+    """PyTorch in a process that keeps freed memory as ours does, which PyTorch's users do not have unless they ask."""
+    run = _in_process(_REPEAT, 1, "training", shape, threads, lanes)
+    return Contender(
+        f"torch, {lanes} x {TRAINING_CALLS // lanes}, {threads} threads, freed memory kept", run, TRAINING_CALLS
+    )
 
 
 def start(shape: lstm.Shape) -> list[Contender]:

@@ -34,6 +34,8 @@ from syscall_lm.engines import local, ray, shards
 from syscall_lm.engines.scorer import BatchScorer
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command
+from syscall_lm.experiments.profiling import PROFILE_DIR as PROFILE_DIR
+from syscall_lm.experiments.profiling import profiled
 from syscall_lm.models import store
 from syscall_lm.traces.archive import TraceArchive
 
@@ -69,7 +71,8 @@ def main(argv: list[str]) -> None:
             )
         engine = _engine(scorer)
         started = time.monotonic()
-        with tqdm.tqdm(total=archive.num_calls, unit="call", unit_scale=True, disable=None) as bar:
+        bar = tqdm.tqdm(total=archive.num_calls, unit="call", unit_scale=True, disable=None)
+        with bar, profiled():
             resumed = shards.score_archive(
                 archive, engine, scorer.schema, OUTPUT.value, _fingerprint(archive), SHARD_CALLS.value, bar.update
             )

@@ -309,8 +309,9 @@ def _make_step(
         def member(params, opt_state, key, carry, batch):
             key = jax.random.fold_in(key, state["step"])
             gradients, (sums, carry) = jax.grad(objective.loss, has_aux=True)(params, key, carry, batch)
-            updates, opt_state = optimizer.update(gradients, opt_state, params)
-            return (optax.apply_updates(params, updates), opt_state), sums, carry
+            with jax.named_scope("adam"):
+                updates, opt_state = optimizer.update(gradients, opt_state, params)
+                return (optax.apply_updates(params, updates), opt_state), sums, carry
 
         stacked = state["params"], state["optimizer"], keys()
         (params, opt_state), sums, carry = mesh.over_members(

@@ -94,11 +94,13 @@ def run(
       the last layer's h, dropout applied, `[T, B, H]`, and the state after the last step.
     """
     after: State = []
-    h = params["embedding"][inputs]
+    with jax.named_scope("embedding"):
+        h = params["embedding"][inputs]
     for number, layer in enumerate(_layers(params)):
-        h = _drop(h, dropout_key, number, dropout)
-        x = project(h, layer["w_ih"]) + layer["b"]
-        h, carry = lstm_kernel.lstm(x, layer["w_hh"], reset, state[number])
+        with jax.named_scope(f"layer_{number}"):
+            h = _drop(h, dropout_key, number, dropout)
+            x = project(h, layer["w_ih"]) + layer["b"]
+            h, carry = lstm_kernel.lstm(x, layer["w_hh"], reset, state[number])
         after.append(carry)
     return _drop(h, dropout_key, len(after), dropout), after
 
@@ -117,7 +119,8 @@ def logits(params: Params, h: Array) -> Array:
 
 def negative_log_likelihood(params: Params, h: Array, targets: HostArray) -> Array:
     """-log P(target | calls before it) in nats, for h `[..., H]` and int targets `[...]` (Kim et al., eq. 1)."""
-    return nll(h, params["w_out"], params["b_out"], targets)
+    with jax.named_scope("head"):
+        return nll(h, params["w_out"], params["b_out"], targets)
 
 
 def fold(params: Params) -> Params:
@@ -170,17 +173,18 @@ def score(folded: Params, state: State, inputs: HostArray, targets: HostArray, r
     """
 
     layers = _layers(folded)
-    surprisal, after = score_tile(
-        folded["table"],
-        [layer["w_hh"] for layer in layers],
-        [(layer["w_ih"], layer["b"]) for layer in layers[1:]],
-        folded["w_out"],
-        folded["b_out"],
-        inputs,
-        targets,
-        reset,
-        state,
-    )
+    with jax.named_scope("score_tile"):
+        surprisal, after = score_tile(
+            folded["table"],
+            [layer["w_hh"] for layer in layers],
+            [(layer["w_ih"], layer["b"]) for layer in layers[1:]],
+            folded["w_out"],
+            folded["b_out"],
+            inputs,
+            targets,
+            reset,
+            state,
+        )
     return after, surprisal
 
 

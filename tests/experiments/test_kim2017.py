@@ -459,3 +459,22 @@ def test_study(commands, study_archive, tmp_path):
     assert padding["x 8"] < padding["x 1"] <= run["all"]["auc"] and padding["75 calls"] < run["all"]["auc"]
     assert f"| ngram-calmest | {run['development']['auc']:.3f} (" in (tmp_path / "study.md").read_text()
     assert done["seeds"].code == 2 and "whole numbers" in done["seeds"].err
+
+
+def test_precision_tells_what_cheaper_arithmetic_does(archive, models, commands, tmp_path):
+    path = models("precise", 0)
+    arguments = [f"--archive={archive}", f"--models={path}", f"--output={tmp_path / 'out'}"]
+    wrong = [f"--archive={archive}", f"--models={tmp_path}", f"--output={tmp_path / 'none'}"]
+    done = commands("precision", {"right": arguments, "no model": wrong})
+    assert done["right"].code == 0, done["right"].err
+    assert done["no model"].code == 2 and "not a model directory" in done["no model"].err
+    assert not (tmp_path / "none").exists()
+    rows = json.loads((tmp_path / "out" / "precision.json").read_text())["rows"]
+    assert [(row["member"], row["precision"]) for row in rows] == [
+        (member, kind) for member in ("1x4.1", "2x3.2") for kind in ("bfloat16 operands", "int8 weights")
+    ]
+    for row in rows:  # weights within 0.1 and states within 1: roundings of 2^-9 and 2^-8 move a logit by some 1e-3
+        assert 0 < row["mean_difference"] <= row["largest_difference"] < 0.01
+        assert row["largest_difference_of_a_score"] <= row["largest_difference"]
+        assert row["rank_correlation"] > 0.99
+        assert abs(row["auc_difference"]) < 0.05
