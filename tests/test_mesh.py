@@ -1,15 +1,17 @@
-"""Training gives the same on any number of devices, whether or not they divide the lanes and the members."""
+"""Training and scoring give the same on any number of devices, whether or not they divide lanes and members."""
 
 import json
 import re
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
-from syscall_lm import training, window_training
-from syscall_lm.models import lstm, shapes
+from syscall_lm import scoring, training, window_training
+from syscall_lm.models import language_model, lstm, shapes
+from syscall_lm.models.store import Member
 from syscall_lm.traces.trace import Sequences
 
 V = 5
@@ -20,7 +22,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 spec = importlib.util.spec_from_file_location("test_mesh", {__file__!r})
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-print(json.dumps([module.losses(), module.compiled_step()]))
+print(json.dumps([module.losses(), module.compiled_step(), module.scores()]))
 """
 
 
@@ -42,8 +44,6 @@ def losses():
 
 def compiled_step():
     """The program of one step on a mesh of 2 x 4, as text."""
-    import jax
-
     from syscall_lm import loop
     from syscall_lm.mesh import Mesh
 
@@ -54,6 +54,20 @@ def compiled_step():
     step = loop._make_step(objective, loop._optimizer(recipe, 10), lambda: jax.random.split(jax.random.key(0)), mesh)
     lowered = jax.jit(step, static_argnames="lanes").lower(state, mesh.feed(objective.gather, plan), lanes=16)
     return lowered.compile().as_text()
+
+
+def scores():
+    """Surprisals on all devices: of many traces, of fewer than there are devices, one call of several streams."""
+    shape = lstm.Shape(V, 6, 2)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: 8 * leaf, language_model.initialise(jax.random.key(0), shape))
+    scorer = scoring.Scorer([Member("a", shape, params), Member("b", shape, params)], lanes=2, steps=16)
+    traces = [rng.integers(0, V, n) for n in rng.integers(1, 60, 40)]
+    scored = [scorer.surprisal(Sequences.from_list(part)).ravel() for part in (traces, traces[:3], traces[:1])]
+    stream = scorer.stream(lanes=12)
+    scored += [stream.push(rng.integers(0, V, 12)).ravel() for _ in range(3)]
+    states = scorer.final_states(Sequences.from_list(traces))
+    return [array.tolist() for array in (*scored, *(state.ravel() for state in states))]
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +82,11 @@ def test_eight_devices_give_the_losses_of_one(on_eight_devices):
     assert alone.keys() == together.keys()
     for name in alone:
         np.testing.assert_allclose(together[name], alone[name], rtol=1e-5, err_msg=name)
+
+
+def test_eight_devices_score_as_one(on_eight_devices):
+    for alone, together in zip(scores(), on_eight_devices[2], strict=True):
+        np.testing.assert_allclose(together, alone, rtol=1e-6, atol=1e-6)
 
 
 def test_devices_talk_between_minibatches_only(on_eight_devices):
