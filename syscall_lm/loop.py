@@ -19,7 +19,7 @@ import numpy as np
 import optax
 import tqdm
 
-from syscall_lm import processes
+from syscall_lm import cpu, processes
 from syscall_lm.checkpoints import Checkpoints
 from syscall_lm.errors import Interrupted, SyscallLMError
 from syscall_lm.mesh import Mesh
@@ -224,6 +224,7 @@ def begin(
       the state before the first step, and the compiled step of all members, from a state (which it uses up) and a
       minibatch's plan to the next state.
     """
+    cpu.keep_freed_memory()
     mesh = mesh or Mesh(len(member_numbers))
     optimizer = _optimizer(optimisation, total_steps)
 
