@@ -95,10 +95,9 @@ def describe(summary: Summary, recognised: bool = False) -> str:
       recognised: whether the format was found out rather than named.
     """
     counters = summary.counters
-    plural = "s" * (summary.sources != 1)
     rows = [
         f"format: {summary.format}{' (recognised)' if recognised else ''}",
-        f"read: {counters.traces:,} traces, {counters.calls:,} calls from {summary.sources:,} file{plural}",
+        f"read: {counters.traces:,} traces, {counters.calls:,} calls from {summary.sources:,} files",
         f"longest: {summary.longest[0]}, {summary.longest[1]:,} calls",
     ]
     if summary.numbering:
