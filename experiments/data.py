@@ -95,19 +95,11 @@ def benchmark(archive: TraceArchive, table: np.ndarray | None = None) -> Benchma
     Args:
       archive: labelled traces.
       table: turns the archive's ids into others (see `Model.translation`); None keeps them.
-
-    Raises:
-      SyscallLMError: no normal traces or no attacks to judge.
     """
     batch = archive.read()
     attack = (batch.column("split") != "train") & (batch.column("label") == ATTACK)
     chosen = (normal_split(batch, "train"), normal_split(batch, "test"), attack)
     train, normal, attacks = (batch.calls.take(part) for part in chosen)
-    if not len(normal) or not len(attacks):
-        raise SyscallLMError(
-            f"{archive.path}: an evaluation needs normal traces of split 'test' ({len(normal)}) and attacks "
-            f"({len(attacks)}); `ingest` takes --label and --split"
-        )
     if table is not None:
         train, normal, attacks = (part.translate(table) for part in (train, normal, attacks))
     return Benchmark.of(train, normal, attacks, batch.column("family")[attack].astype(str))

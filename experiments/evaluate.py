@@ -47,6 +47,12 @@ def main(argv: list[str]) -> None:
     others = catalogue.build(DETECTORS.value, model.vocabulary.size, model.members)
     benchmark = data.benchmark(archive, model.translation(archive))
     is_attack = benchmark.is_attack
+    if is_attack.all() or not is_attack.any():  # also where there are no traces
+        counts = benchmark.counts
+        raise SyscallLMError(
+            f"{archive.path}: an evaluation needs normal traces of split 'test' ({counts['normal']}) and attacks "
+            f"({counts['attack']}); `ingest` takes --label and --split"
+        )
     scores = all_scores(detector, others, benchmark.train, benchmark.traces)
     summaries = {name: benchmark.summaries(values) for name, values in scores.items()}
     result = {
