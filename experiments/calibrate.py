@@ -45,16 +45,20 @@ def main(argv: list[str]) -> None:
     ]
     held_out = np.concatenate(scores, axis=1)
     if not held_out.shape[1]:
-        raise SyscallLMError(f"{archive.path}: no normal traces in split {SPLIT.value!r}; name another with --split")
-    source = f"{held_out.shape[1]} normal traces of {archive.path.name}, split {SPLIT.value!r}"
+        where = f"in split {SPLIT.value!r}" if SPLIT.value else "without a split"
+        raise SyscallLMError(f"{archive.path}: no normal traces {where}; name a split with --split")
+    source = f"{held_out.shape[1]} normal traces of {archive.path.name}"
+    if SPLIT.value:
+        source += f", split {SPLIT.value!r}"
     if MEDIANS.value:
         calibration = ensemble.Calibration.from_scores(held_out, held_out, source)
     else:
         calibration = dataclasses.replace(detector.calibration, held_out=held_out, source=source)
+    thresholds = {method: calibration.threshold(method, FAR.value) for method in ensemble.METHODS}
     files.write_text(path / store.CALIBRATION, json.dumps(calibration.to_json(detector.scorer.names)) + "\n")
     print(f"{path}: calibrated on {source}; thresholds for a false alarm rate of {FAR.value:g}:")
-    for method in ensemble.METHODS:
-        print(f"  {method}: {calibration.threshold(method, FAR.value):.4f}")
+    for method, threshold in thresholds.items():
+        print(f"  {method}: {threshold:.4f}")
     if held_out.shape[1] < traces_needed(FAR.value):
         print(f"  note: {traces_needed(FAR.value)} traces would be needed to promise that rate")
 

@@ -1,6 +1,7 @@
 """How every experiment starts: flags, help, and errors that are one sentence."""
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -11,6 +12,7 @@ from syscall_lm import cpu
 from syscall_lm.errors import Interrupted, SyscallLMError
 
 EXIT_USER_ERROR = 2
+_REQUIRED = "must have a value other than None"  # how absl says that a required flag is missing
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -32,7 +34,9 @@ def _exit_code(main: Callable[[list[str]], None], argv: list[str]) -> int:
             main(flags.FLAGS(argv)[1:])
         sys.stdout.flush()
     except flags.Error as error:
-        return _complain(str(error).replace("\n", " "))
+        text = str(error).replace("\n", " ")
+        missing = re.findall(rf"Flag (--\w+) {_REQUIRED}", text)
+        return _complain(f"{', '.join(missing)}: missing; `--help` explains the flags" if missing else text)
     except SyscallLMError as error:
         return _complain(str(error))
     except Interrupted as interruption:
@@ -60,9 +64,13 @@ def own_flags(module: ModuleType) -> list[flags.Flag]:
     return [flags.FLAGS[holder.name] for holder in holders]
 
 
+def _required(flag: flags.Flag) -> bool:
+    return any(_REQUIRED in validator.message for validator in flag.validators)
+
+
 def _help(module: ModuleType) -> str:
     lines = [(module.__doc__ or "").strip(), "", "flags:"]
     for flag in own_flags(module):
-        default = f" (default: {flag.default_as_str})" if flag.default else " (required)" * (flag.default is None)
+        default = f" (default: {flag.default_as_str})" if flag.default else " (required)" * _required(flag)
         lines.append(f"  --{flag.name}: {flag.help}{default}")
     return "\n".join(lines)

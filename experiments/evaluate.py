@@ -47,6 +47,12 @@ def main(argv: list[str]) -> None:
     others = catalogue.build(DETECTORS.value, model.vocabulary.size, model.members)
     benchmark = data.benchmark(archive, model.translation(archive))
     is_attack = benchmark.is_attack
+    if is_attack.all() or not is_attack.any():  # also where there are no traces
+        counts = benchmark.counts
+        raise SyscallLMError(
+            f"{archive.path}: an evaluation needs normal traces of split 'test' ({counts['normal']}) and attacks "
+            f"({counts['attack']}); `ingest` takes --label and --split"
+        )
     scores = all_scores(detector, others, benchmark.train, benchmark.traces)
     summaries = {name: benchmark.summaries(values) for name, values in scores.items()}
     result = {
@@ -91,11 +97,13 @@ def operating_points(
 ) -> dict[str, Any]:
     """What really happens at the thresholds that held-out normal traces set."""
     points = {}
-    methods = ensemble.METHODS if len(detector.scorer.names) > 1 else ()
-    for method in methods:
+    names = detector.scorer.names
+    # A member alone is judged alike by every method.
+    methods = {method: method for method in ensemble.METHODS} if len(names) > 1 else {names[0]: "average"}
+    for name, method in methods.items():
         threshold = detector.calibration.threshold(method, FAR.value)
-        abnormal = scores[method] > threshold
-        points[method] = {
+        abnormal = scores[name] > threshold
+        points[name] = {
             "far_asked": FAR.value,
             "threshold": threshold,
             "false_alarm_rate": float(abnormal[~is_attack].mean()),
@@ -131,7 +139,7 @@ def table_of(result: dict[str, Any]) -> str:
         lines.append(f"| {name} | " + " | ".join(f"{v['auc']:.3f}" for v in both["all"]["families"].values()) + " |")
     if result["operating_points"]:
         lines += ["", "### At the model's own thresholds", ""]
-        lines += ["| ensemble | asked false alarm rate | threshold | false alarm rate | detection rate |"]
+        lines += ["| score | asked false alarm rate | threshold | false alarm rate | detection rate |"]
         lines += ["|---|---|---|---|---|"]
         for name, point in result["operating_points"].items():
             lines.append(

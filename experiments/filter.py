@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from absl import flags
 from tqdm import tqdm
 
+from syscall_lm import files
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command
 from syscall_lm.traces.archive import TraceArchive, TraceArchiveWriter
@@ -36,6 +37,7 @@ def main(argv: list[str]) -> None:
     if filters == Filters():
         raise SyscallLMError("no filter is asked for; name --order, --drop_doubles, --max_repeats or --drop")
     archive = TraceArchive(ARCHIVE.value)
+    files.require_no_input(OUTPUT.value, [archive.path])
     counts: collections.Counter[str] = collections.Counter()
     with TraceArchiveWriter(OUTPUT.value, archive.vocabulary) as writer:
         with tqdm(total=archive.num_calls, unit=" calls", unit_scale=True, disable=None) as bar:

@@ -3,12 +3,12 @@
 Inputs are files, patterns, folders, or - for standard input; zip and tar archives are read without being extracted, and
 gzip, bzip2, xz and zstd are unpacked on the way. Examples:
 
-  strace -f -o run.strace make && python -m experiments.ingest --output=run.parquet run.strace
-  python -m experiments.ingest --output=adfa.parquet ADFA-LD.zip
-  python -m experiments.ingest --output=lpr.parquet --mapping=syscallMap.txt --label=normal traces.tar.gz
+  strace -f -o run.strace make && syscall-lm ingest --output=run.parquet run.strace
+  syscall-lm ingest --output=adfa.parquet ADFA-LD.zip
+  syscall-lm ingest --output=lpr.parquet --mapping=syscallMap.txt --label=normal traces.tar.gz
 
-  python -m experiments.ingest --output=host.parquet --workers=4 captures/*.sc.gz
-  zcat day.json.gz | python -m experiments.ingest --output=day.parquet --format=tracee --group=process -
+  syscall-lm ingest --output=host.parquet --workers=4 captures/*.sc.gz
+  zcat day.json.gz | syscall-lm ingest --output=day.parquet --format=tracee --group=process -
 
 What cannot be read is skipped, counted by reason, and listed at the end. A run that was killed is resumed by the same
 command: what it has read lies in OUTPUT.parts. `ingest_rates` measures how fast each format is read.

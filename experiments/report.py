@@ -28,7 +28,7 @@ from syscall_lm.detectors.language_model import LanguageModelDetector
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, provenance
 from syscall_lm.experiments.report_tally import Candidate, SavedScores, Tally, counters
-from syscall_lm.models import store
+from syscall_lm.models import lstm, store
 from syscall_lm.models.store import Model
 from syscall_lm.reports import figures, html
 from syscall_lm.traces.archive import TraceArchive
@@ -117,6 +117,7 @@ def gather(model: Model, detector: LanguageModelDetector, archive: TraceArchive,
         learned_here=model.info.get("archive") == archive.path.name,
         calibration=detector.calibration.source or f"{held_out:,} held-out normal traces",
         groups=tally.groups(abnormal, MOST_ROWS),
+        kinds=_kinds(model),
         members=_members(model, detector),
         facts=_facts(model),
         evaluation=judged,
@@ -208,6 +209,15 @@ def _strip(name: str, nats: np.ndarray, start: int, length: int) -> html.Picture
     return _picture(name, alt, lambda theme: figures.strip(nats, start, length, theme))
 
 
+def _kinds(model: Model) -> str:
+    windows = sum(not isinstance(member.shape, lstm.Shape) for member in model.members)
+    counted = (
+        (len(model.members) - windows, "LSTM language model", "Kim et al., arXiv 1611.01726"),
+        (windows, "model of windows of calls", "Soni et al. 2019"),
+    )
+    return " and ".join(f"{number} {kind}{'s' * (number > 1)} ({paper})" for number, kind, paper in counted if number)
+
+
 def _members(model: Model, detector: LanguageModelDetector) -> list[dict[str, Any]]:
     results = _object(model.info.get("results"))
     rows = []
@@ -244,8 +254,11 @@ def _facts(model: Model) -> dict[str, list[tuple[str, str]]]:
     recipe = {
         key.replace("_", " "): value
         for key, value in configuration.items()
-        if key not in ("members", "vocabulary", "training_data", "held_out_data")
+        if key not in ("members", "vocabulary", "training_data", "held_out_data", "windows")
     }
+    for name, values in _object(configuration.get("windows")).items():  # models of windows: what they have of their own
+        own = {key: value for key, value in _object(values).items() if configuration.get(key) != value}
+        recipe[name] = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in own.items())
     return {"Learned from": _rows(learned), "Recipe": _rows(recipe), "Made with": _rows(made)}
 
 

@@ -142,10 +142,11 @@ def _print_summary(detector: LanguageModelDetector) -> None:
 def _line(row: dict) -> str:
     command_name = f" ({row['command']})" if row["command"] else ""
     calls = " ".join(row["stretch_calls"][:6])
+    start, least = row["stretch_start"] + 1, row["least_expected"] + 1  # people count from 1
     text = (
         f"{row['verdict']:<8} {row['score']:8.4f}  {row['id']}{command_name}, {row['length']:,} calls; "
-        f"at call {row['stretch_start']}: {calls} ... ({row['stretch_nll']:.2f} nats per call); "
-        f"least expected: {row['least_expected_call']} at {row['least_expected']}, {row['least_expected_nll']:.1f} nats"
+        f"at call {start}: {calls} ... ({row['stretch_nll']:.2f} nats per call); "
+        f"least expected: {row['least_expected_call']} at {least}, {row['least_expected_nll']:.1f} nats"
     )
     return "".join(c if c.isprintable() else "?" for c in text)  # names come from captures: no terminal codes
 

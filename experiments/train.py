@@ -236,7 +236,7 @@ def _card(info: dict, names: list[str], calibration: language_model.ensemble.Cal
         "",
         f"- learned from: {info['archive']}, {info['training']['traces']:,} normal traces, "
         f"{info['training']['calls']:,} calls",
-        f"- calibrated on: {calibration.source}",
+        f"- thresholds from: {calibration.source}",
         "- not for: traces of hosts or programs unlike these, until it is calibrated there (`syscall-lm calibrate`)",
         "",
         "| member | held-out nats per call | epochs | median score (b) |",
@@ -245,7 +245,11 @@ def _card(info: dict, names: list[str], calibration: language_model.ensemble.Cal
     for i, name in enumerate(names):
         result = info["results"][name]
         lines.append(f"| {name} | {result['held_out_nll']:.4f} | {result['epochs']} | {calibration.medians[i]:.4f} |")
-    lines += ["", f"Thresholds for a false alarm rate of {FAR.value:g}:", ""]
+    lines += [
+        "",
+        f"Thresholds for a false alarm rate of {FAR.value:g}, as training set them (`calibrate` renews them):",
+        "",
+    ]
     lines += [
         f"- {method}: {calibration.threshold(method, FAR.value):.4f}" for method in language_model.ensemble.METHODS
     ]

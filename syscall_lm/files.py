@@ -5,7 +5,7 @@ import fcntl
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from syscall_lm.errors import SyscallLMError
 
@@ -46,6 +46,17 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def require_no_input(output: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]]) -> None:
+    """Refuses an output that would replace what it is made from.
+
+    Raises:
+      SyscallLMError: `output` is one of `inputs`, by whatever path.
+    """
+    output = pathlib.Path(output)
+    if output.exists() and any(os.path.exists(path) and output.samefile(path) for path in inputs):
+        raise SyscallLMError(f"{output}: is an input, which the output would replace; name another output")
+
+
 @contextlib.contextmanager
 def exclusive(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Makes `folder` if it is missing, and keeps a second run out of it while the block runs.
@@ -54,6 +65,8 @@ def exclusive(folder: str | os.PathLike[str]) -> Iterator[None]:
       SyscallLMError: another run is at work there, or the folder cannot be made.
     """
     folder = pathlib.Path(folder)
+    if folder.is_file():
+        raise SyscallLMError(f"{folder}: is a file, but a folder is to be made there")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("a")

@@ -40,9 +40,9 @@ class Mesh:
         self.columns = self._grid.shape["data"]
 
     def __str__(self) -> str:
-        kind = self._grid.devices.flat[0].device_kind
+        kind, size = self._grid.devices.flat[0].device_kind, self._grid.size
         return (
-            f"mesh member={self.rows} x data={self.columns}: {self._grid.size} devices ({kind}) "
+            f"mesh member={self.rows} x data={self.columns}: {size} device{'s' * (size > 1)} ({kind}) "
             f"of {jax.process_count()} process{'es' * (jax.process_count() > 1)}"
         )
 

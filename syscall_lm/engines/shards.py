@@ -75,12 +75,13 @@ def score_archive(
       how many shards an earlier run had finished.
 
     Raises:
-      SyscallLMError: the folder or file cannot be written, another run is at work on the same output, or an earlier run
-        of another configuration was interrupted there.
+      SyscallLMError: the folder or file cannot be written, the output is the archive itself, another run is at work on
+        the same output, or an earlier run of another configuration was interrupted there.
     """
     output = pathlib.Path(output)
     if output.is_dir():
         raise SyscallLMError(f"{output}: is a folder, but a file is to be written there")
+    files.require_no_input(output, [archive.path])
     folder = output.with_name(output.name + ".parts").absolute()
     parts: list[pathlib.Path] = []
     resumed = 0

@@ -24,7 +24,10 @@ def parse(text: str, vocabulary_size: int) -> Shape:
       SyscallLMError: the text says none.
     """
     model, _, size = text.rpartition("-")
-    if model not in WINDOW_MODELS:
+    if model and model not in WINDOW_MODELS:
+        known = " or ".join(f"{name}-LENGTHxCELLS" for name in WINDOW_MODELS)
+        raise SyscallLMError(f"{text!r} is no member; a member is LAYERSxCELLS, like 1x200, or {known}")
+    if not model:
         return lstm.Shape.parse(text, vocabulary_size)
     length, _, cells = size.partition("x")
     if length.isdecimal() and cells.isdecimal() and 0 < int(length) <= 2**10 and 0 < int(cells) <= 2**14:

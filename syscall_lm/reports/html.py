@@ -107,6 +107,7 @@ class Report:
       learned_here: the model was trained on an archive of this name.
       calibration: which traces those were, a noun phrase.
       groups: (label, split, traces, calls, abnormal), one row a kind of trace.
+      kinds: how many members of each kind, a noun phrase.
       members: of each its name, parameters, median score, held_out_nll and epochs (texts, empty if not recorded).
       facts: how the model was made: heading -> (what, value).
       evaluation: None without labels.
@@ -133,6 +134,7 @@ class Report:
     learned_here: bool
     calibration: str
     groups: Sequence[tuple[str, str, int, int, int]]
+    kinds: str
     members: Sequence[Mapping[str, Any]]
     facts: Mapping[str, Sequence[tuple[str, str]]]
     evaluation: Evaluation | None

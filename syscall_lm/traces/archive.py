@@ -177,7 +177,9 @@ class TraceArchive:
         if header is None:
             raise SyscallLMError(f"{self.path}: a Parquet file, but not a trace archive: it names no vocabulary")
         if not self._file.schema_arrow.equals(SCHEMA):
-            raise SyscallLMError(f"{self.path}: a trace archive with other columns than {', '.join(SCHEMA.names)}")
+            raise SyscallLMError(
+                f"{self.path}: a Parquet file, but not a trace archive: its columns are not {', '.join(SCHEMA.names)}"
+            )
         try:
             self.metadata: dict[str, Any] = json.loads(header)
             version = self.metadata["version"]

@@ -85,8 +85,8 @@ def ingest(
       progress: is called with numbers of calls as they are read.
 
     Raises:
-      SyscallLMError: an input cannot be read or recognised, no call was read, or too much was bad; another run is
-        writing the same output.
+      SyscallLMError: an input cannot be read or recognised, or is the output, no call was read, or too much was bad;
+        another run is writing the same output.
     """
     if not 0 <= max_bad_fraction <= 1:
         raise SyscallLMError(f"--max_bad_fraction={max_bad_fraction}: expected a number from 0 to 1")
@@ -94,6 +94,7 @@ def ingest(
         raise SyscallLMError(f"--workers={workers}: expected at least 1")
     options = options or Options()
     output = pathlib.Path(output)
+    files.require_no_input(output, arguments)
     if STANDARD_INPUT in arguments:
         skipped = collections.Counter[str]()
         opened = sources.open_sources(arguments, skipped)

@@ -33,6 +33,11 @@ def test_help_is_short_and_names_every_flag_of_the_experiment_only(name):
     assert "--model" in flags and len(flags) < 30 and not any("jax" in flag for flag in flags)
 
 
+def test_help_marks_the_required_flags_and_no_others():
+    lines = run("train", "--help").stdout.splitlines()
+    assert [line.split(":")[0].strip() for line in lines if line.endswith("(required)")] == ["--archive", "--model"]
+
+
 def test_an_unknown_experiment_is_one_sentence_that_names_the_known_ones():
     done = run("trian")
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1

@@ -72,6 +72,9 @@ def done(folder, tiny_model, commands):
     info["configuration"] = {"epochs": 3, "learning_rate": 0.004}
     one = tiny_model(folder / "one", vocabulary, info=info)
     three = tiny_model(folder / "three", Vocabulary((*NAMES[:4], "mmap"), "x"), ("1x4", "1x4", "2x3"), held_out=50)
+    own = {"encoder-decoder-3x4": {"epochs": 3, "learning_rate": 0.01}}
+    windows = {"configuration": info["configuration"] | {"windows": own}}
+    mixed = tiny_model(folder / "mixed", vocabulary, ("1x4", "encoder-decoder-3x4"), info=windows)
     shutil.copytree(one, folder / "uncalibrated")
     (folder / "uncalibrated" / "calibration.json").unlink()
     rng = np.random.default_rng(0)
@@ -112,6 +115,7 @@ def done(folder, tiny_model, commands):
         "unlabelled": case("unlabelled"),
         "few": case("few", one, archives["odd"]),
         "ensemble": case("ensemble", three, archives["labelled"], "--top=2"),
+        "mixed": case("mixed", mixed, archives["odd"], "--top=1"),
         "options": case("options", one, plain, "--ensemble=average", "--far=0.05", "--top=3", "--stretch=7"),
         "saved": case("saved", one, plain, f"--scores={near}", "--top=2"),
         "saved_far": case("saved_far", one, plain, f"--scores={near}", "--far=0.2", "--top=2"),
@@ -205,6 +209,13 @@ def test_an_ensemble_shows_its_members_and_what_they_do_not_know(folder, done):
     assert {name for name, _ in result["unknown_names"]} == {"execve", "<b>bold</b>", "<unknown>"}
     assert sum(times for _, times in result["unknown_names"]) == result["unknown_calls"] > 0
     assert "50 held-out traces cannot promise" in page and "Each member alone" in page
+
+
+def test_models_of_windows_are_called_so_and_show_the_recipe_that_is_their_own(folder, done):
+    page = page_of(folder, done, "mixed")
+    kinds = "1 LSTM language model (Kim et al., arXiv 1611.01726) and 1 model of windows of calls (Soni et al. 2019)"
+    assert kinds in page
+    assert ["encoder-decoder-3x4", "learning rate 0.01"] in numbers_of(folder, "mixed")["facts"]["Recipe"]
 
 
 def test_without_labels_there_are_no_figures_of_detection(folder, done):

@@ -86,7 +86,8 @@ def scored(folder, commands):
         "stretch": case("bad", "traces", "model", "--stretch=0"),
         "is a folder": case("directory"),
         "cannot be written": case("ok.parquet/x"),
-        "Flag --output must have a value": case("bad")[:2],
+        "--output: missing": case("bad")[:2],
+        "would replace": case("directory/../traces"),
     }
     # Small shards, so that an archive comes in several.
     return commands("score", {name: [*flags, "--shard_calls=2000"] for name, flags in cases.items()})
@@ -151,6 +152,13 @@ def test_mistakes_are_one_sentence_and_leave_nothing(folder, scored):
     assert not [name for name in os.listdir(folder) if name.endswith((".part", ".parts"))]
 
 
+def test_the_terminal_counts_calls_from_one(folder, scored):
+    rows = pq.read_table(folder / "ok.parquet").sort_by([("score", "descending")]).slice(0, 1).to_pylist()
+    line = next(line for line in scored["ok"].out.splitlines() if rows[0]["id"] + " (" in line)
+    assert f"at call {rows[0]['stretch_start'] + 1}: " in line
+    assert f"{rows[0]['least_expected_call']} at {rows[0]['least_expected'] + 1}, " in line
+
+
 def test_nothing_of_a_trace_reaches_the_terminal_unescaped(scored):
     assert "cmd?[31m" in scored["ok"].out and "\x1b" not in scored["ok"].out
 
@@ -176,24 +184,31 @@ def test_calibrate_sets_the_asked_false_alarm_rate(folder, tiny_model, commands)
         detector.calibration.medians, np.median(detector.member_scores(normal), axis=1), rtol=1e-5
     )
     assert detector.predict(normal).sum() == 2  # the 28th of 30 scores: ceil(31 * 0.9)
+    calibrated = (model / store.CALIBRATION).read_text()
+    wrong = commands("calibrate", {"far": [*base, "--split=test", "--far=5"]})["far"]
+    assert wrong.code == 2 and wrong.out == "" and (model / store.CALIBRATION).read_text() == calibrated
     assert before["members"]["1x4.1"]["median"] != detector.calibration.medians[0]
 
 
-def test_evaluate_writes_figures_with_and_without_copies(folder, commands):
+def test_evaluate_writes_figures_with_and_without_copies(folder, tiny_model, commands):
     traces = random_traces()
     traces += [Trace(traces[i].calls, f"copy{i}", label=NORMAL, split="test") for i in (0, 3, 6)]
     write(folder / "labelled", traces)
     write(folder / "normal_only", [t for t in traces if t.label == NORMAL])
+    tiny_model(folder / "one", VOCABULARY, ("1x4",))
     base = [f"--model={folder}/model", f"--output={folder}/results"]
     detectors = "--detectors=stide,vote,lstm-longest"
     cases = {
         "ok": [*base, detectors, f"--archive={folder}/labelled"],
         "attacks (0)": [*base, f"--archive={folder}/normal_only"],
+        "one": [f"--model={folder}/one", f"--output={folder}/one_results", "--far=0.1", f"--archive={folder}/labelled"],
     }
     done = commands("evaluate", cases)
     assert done["attacks (0)"].code == 2 and "attacks (0)" in done["attacks (0)"].err
     assert done["ok"].code == 0, done["ok"].err
     result = json.loads((folder / "results" / "results.json").read_text())
+    points = json.loads((folder / "one_results" / "results.json").read_text())["operating_points"]
+    assert [point["far_asked"] for point in points.values()] == [0.1]  # a member alone has a threshold, too
     # One-call traces of the test split may equal one of the training split by chance; three copies are certain.
     assert result["traces"]["normal"] == 33 and result["traces"]["attack"] == 30
     assert 3 <= result["traces"]["copies"] <= 4

@@ -151,7 +151,7 @@ def test_mistakes_are_one_sentence_and_exit_code_2(archive, tmp_path, commands, 
         "what is 'traces.parquet'": [good, new, "traces.parquet"],
         "no model directory": [good, f"--model={tmp_path}/foreign"],
         "damaged, not JSON": [good, f"--model={damaged}"],
-        "cannot be written": [good, f"--model={tmp_path}/text"],
+        "is a file, but a folder": [good, f"--model={tmp_path}/text"],
     }
     done = commands("train", cases)
     for expected, result in done.items():

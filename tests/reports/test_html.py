@@ -72,6 +72,7 @@ def report(text="name", **changes):
         "learned_here": True,
         "calibration": text,
         "groups": [(text, text, 100, 5000, 7)],
+        "kinds": text,
         "members": [{"name": text, "parameters": 10, "median": 1.0, "held_out_nll": text, "epochs": text}],
         "facts": {text: [(text, text)]},
         "evaluation": page.Evaluation(summary, summary, 3, 1, 2, {text: 2}, {text: 0.8}, True),

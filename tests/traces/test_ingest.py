@@ -103,6 +103,16 @@ def test_what_cannot_be_used_is_one_clear_sentence(tmp_path):
     assert output.exists()
 
 
+def test_a_capture_is_never_replaced_by_its_archive(tmp_path):
+    capture = tmp_path / "run.strace"
+    capture.write_text("1 read(0) = 0\n")
+    (tmp_path / "link").symlink_to(capture)
+    for output in (capture, tmp_path / "link"):
+        with pytest.raises(SyscallLMError, match="would replace"):
+            ingest([str(capture)], output)
+    assert capture.read_text() == "1 read(0) = 0\n" and len(list(tmp_path.iterdir())) == 2
+
+
 def test_noise_is_not_bad_but_truncation_is_for_the_strict(tmp_path):
     output = tmp_path / "x.parquet"
     (tmp_path / "x").write_bytes(STRACE)
