@@ -43,7 +43,13 @@ def start(archive, model, *flags):
 def uninterrupted(archive, tmp_path_factory, commands):
     model = tmp_path_factory.mktemp("whole") / "model"
     flags = [f"--archive={archive}", f"--model={model}", *SMALL]
-    windows = [flags[0], f"--model={model}-of-windows", "--members=encoder-decoder-3x4,autoencoder-3x4", "--epochs=2"]
+    windows = [
+        flags[0],
+        f"--model={model}-of-windows",
+        "--members=encoder-decoder-3x4,autoencoder-3x4",
+        "--epochs=2",
+        SMALL[-1],
+    ]
     cases = {"first": flags, "again": flags, "other": [*flags, "--epochs=4"], "windows": windows}
     done = commands("train", cases)
     return model, done
