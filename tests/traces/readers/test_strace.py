@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syscall_lm.traces import sources
+from syscall_lm.traces import grouping, sources
 from syscall_lm.traces.readers import Counters, Options, strace
 from syscall_lm.traces.sources import Source
 from syscall_lm.traces.unpacking import ByteStream
@@ -482,3 +482,11 @@ def test_sample_is_not_mistaken_for_another_format():
     assert not strace.recognises("x", b"     1.190 ( 0.023 ms): true/7989 brk()    = 0x55f7\n")
     assert not strace.recognises("x", b"4 2\n4 66\n") and not strace.recognises("x", b"")
     assert not strace.recognises("x", pathlib.Path(__file__).read_bytes()[:3000])
+
+
+def test_calls_that_are_held_are_bounded(read, monkeypatch):
+    monkeypatch.setattr(grouping, "MAX_HELD", 10_000)
+    text = b"".join(b"%d read(3) = 0\n" % (i % 3 + 1) for i in range(60_000))
+    traces, counters, _ = read("strace", text)
+    assert counters.calls == 60_000 and len(traces) > 3
+    assert counters.skipped[grouping.LONG] == len(traces) - 3
