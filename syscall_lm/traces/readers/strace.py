@@ -10,6 +10,7 @@ Checked against strace 6.1; see tests/traces/readers/test_strace.py.
 
 import array
 import collections
+import functools
 import itertools
 import re
 from collections.abc import Iterator
@@ -93,20 +94,35 @@ def read(source: Source, vocabulary: Vocabulary, options: Options, counters: Cou
     yield from reader.processes.finish_all()
 
 
+@functools.lru_cache(maxsize=8)
+def _known(vocabulary: Vocabulary) -> "_Known":
+    return _Known(vocabulary)  # once: an archive may hold a million files
+
+
+class _Known:
+    """What is known of the calls' names."""
+
+    def __init__(self, vocabulary: Vocabulary):
+        self.ids = ids = {name.encode(): number for name, number in vocabulary.ids.items()}
+        self.program_calls = {ids.get(name, -1) for name in _PROGRAM_CALLS}
+        self.special = self.program_calls | {ids.get(name, -1) for name in _CHILD_CALLS}
+        self.names = strace_lines.Names(ids)
+        names = self.names.names
+        self.name_ids = np.array([ids[name] for name in names], np.uint16)
+        self.unusual = np.isin(names, _PROGRAM_CALLS)  # they tell more than a call
+        self.unusual_alone = self.unusual | np.isin(names, _CHILD_CALLS)  # without a pid
+
+
 class _Reader:
     """Reads lines: one by one, or many usual ones at once, which gives the same."""
 
     def __init__(self, source: Source, vocabulary: Vocabulary, options: Options, counters: Counters):
         self.processes = _Processes(source, options, counters)
         self._counters, self._unk = counters, vocabulary.unk
-        self._ids = ids = {name.encode(): number for name, number in vocabulary.ids.items()}
-        self._program_calls = {ids.get(name, -1) for name in _PROGRAM_CALLS}
-        self._special = self._program_calls | {ids.get(name, -1) for name in _CHILD_CALLS}
-        self._names = strace_lines.Names(ids)
-        names = self._names.names
-        self._name_ids = np.array([ids[name] for name in names], np.uint16)
-        self._unusual = np.isin(names, _PROGRAM_CALLS)  # they tell more than a call
-        self._unusual_alone = self._unusual | np.isin(names, _CHILD_CALLS)  # without a pid
+        known = _known(vocabulary)
+        self._ids, self._names, self._name_ids = known.ids, known.names, known.name_ids
+        self._program_calls, self._special = known.program_calls, known.special
+        self._unusual, self._unusual_alone = known.unusual, known.unusual_alone
 
     def read(self, block: list[bytes]) -> Iterator[Trace]:
         """Reads some lines; yields the traces that end in them."""

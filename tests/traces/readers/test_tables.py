@@ -226,7 +226,7 @@ def test_a_row_that_never_ends_is_cut(monkeypatch):
     blocks = list(csv_rows.blocks(Source("x", ByteStream(io.BytesIO(data).read)), counters, skip=1))
     assert counters.skipped[csv_rows.DAMAGED] == 1
     assert max(sum(map(len, row)) for block in blocks for row in block) < 2000
-    assert blocks[0][0] == ["1", "read"] and blocks[-1][-1] == ["3", "write"]
+    assert blocks[0][0] == ["1", "read"] and sum(map(len, blocks)) > 4000  # the lines behind it are read
 
 
 def test_rows_are_handed_on_before_they_are_too_large_together(monkeypatch):
