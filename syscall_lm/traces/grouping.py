@@ -20,7 +20,7 @@ CHILD = "child's side of a clone"
 END_OF_CALL = "end of a call"
 
 MAX_LIVE = 2**16  # processes that are open at once
-MAX_HELD = 2**28  # calls that are held at once, 2 bytes each
+MAX_HELD = 2**26  # calls that are held at once; a trace of so many takes some 2 GB to write
 MAX_KEYS = 2**18  # processes whose reuse is told by counting
 
 _EPOCH = 1e8  # seconds; less is a time since the boot or of the day

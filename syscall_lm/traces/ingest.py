@@ -115,7 +115,8 @@ def ingest(
         if recognised:
             ignored = skipped.copy()  # is counted when the parts are read
             opened = (source for path, lone in found for source in sources.open_file(path, lone, ignored))
-            format, _ = _recognised(opened, ignored, arguments)
+            with contextlib.closing(opened):  # else a zip archive's list of members stays
+                format = _recognised(opened, ignored, arguments)[0]
         summary, vocabulary = _prepare(format, options)
         summary.skipped_files += skipped
         folder = stack.enter_context(_parts_folder(output))

@@ -1,6 +1,6 @@
 """Text of numbers to arrays, for the formats that hold call numbers."""
 
-import collections
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -50,10 +50,15 @@ def encode(numbers: np.ndarray, ids: np.ndarray, vocabulary: Vocabulary, counter
       uint16 `[n]`.
     """
     calls = np.append(ids, np.uint16(vocabulary.unk))[np.minimum(numbers, len(ids))]
-    unknown = collections.Counter(numbers[calls == vocabulary.unk].tolist())
-    for number, times in sorted(unknown.items()):
+    for number, times in _counts(numbers[calls == vocabulary.unk]):
         counters.count_unknown(f"number {number}", times)
     return calls
+
+
+def _counts(numbers: np.ndarray) -> Iterator[tuple[int, int]]:
+    """The different numbers and how often each occurs; they may be millions, but not millions of different ones."""
+    times = np.bincount(numbers)
+    return ((number, int(times[number])) for number in np.flatnonzero(times).tolist())
 
 
 def drop_large(numbers: np.ndarray, counters: Counters) -> np.ndarray:
@@ -98,7 +103,7 @@ class NumberIds:
         """uint16 `[n]` ids of int64 `[n]` numbers from 0 to 65,535; those without one become UNK and are counted."""
         known = self._known[numbers]
         if not known.all():
-            for number, times in sorted(collections.Counter(numbers[~known].tolist()).items()):
+            for number, times in _counts(numbers[~known]):
                 self._ids.count(number, times)
                 if number in self._ids:
                     self._table[number] = self._ids[number]

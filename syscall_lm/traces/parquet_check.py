@@ -1,8 +1,8 @@
 """Whether a Parquet file can be read, found out by a process that may die of it.
 
 Parquet's reader is C++ that trusts a file more than one should: a changed byte in the footer can abort the process. So
-before this process opens an archive, a child with a limit of memory reads all of it, which takes a second for a hundred
-million calls. One child serves all checks of this process; it ends with it.
+before this process opens an archive, a child with limits of memory and time reads all of it, which takes a second for a
+hundred million calls. One child serves all checks of this process; it ends with it.
 """
 
 import atexit
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from syscall_lm.errors import SyscallLMError
 
 MAX_MEMORY = 2**33  # bytes of address space; Arrow reserves some
+SECONDS, BYTES_A_SECOND = 60, 2**20  # of the processor: for any file, and for its size
 DIED = "damaged or hostile; the process that read it died"
 _ERRORS = (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError, NotImplementedError, KeyError)
 
@@ -88,13 +89,25 @@ def check(path: str | os.PathLike[str]) -> None:
         raise SyscallLMError(f"{path}: {DIED}")
 
 
+def limit_time(path: str) -> None:
+    """Ends this process if it works on a file for longer than its size explains: a few bytes can stand for hours.
+
+    Called again, it gives as much time again.
+    """
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    allowed = SECONDS + os.stat(path).st_size // BYTES_A_SECOND
+    resource.setrlimit(resource.RLIMIT_CPU, (int(usage.ru_utime + usage.ru_stime) + allowed, resource.RLIM_INFINITY))
+
+
 def _main() -> None:
     """What the child does: reads files whose names come in, and says when it has survived one."""
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for line in sys.stdin:
+        path = json.loads(line)
         try:
-            with pq.ParquetFile(json.loads(line), page_checksum_verification=True) as file:
+            limit_time(path)
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 for group in range(file.num_row_groups):
                     file.read_row_group(group, use_threads=False)
         except _ERRORS:

@@ -1,8 +1,8 @@
 """A Parquet file from outside, read by a process of its own, which hands on an Arrow stream.
 
 Parquet's reader is C++ that trusts a file more than one should: a single changed byte in the footer can abort the
-process. So only this child has to die; it also gets a limit of memory. What a file claims of itself is checked against
-its size, since a few bytes can stand for billions of rows.
+process. So only this child has to die; it also gets limits of memory and time. What a file claims of itself, and what
+comes out of it, is checked against its size, since a few bytes can stand for billions of rows.
 
   python -m syscall_lm.traces.parquet_stream FILE NAME COLUMNS
 
@@ -19,9 +19,11 @@ import tempfile
 from collections.abc import Iterator
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from syscall_lm.errors import SyscallLMError
+from syscall_lm.traces import parquet_check
 from syscall_lm.traces.archive import METADATA_KEY
 from syscall_lm.traces.columns import Columns
 from syscall_lm.traces.readers import Options
@@ -32,6 +34,9 @@ MAX_COLUMNS = 10_000
 MAX_RATIO = 1000  # rows, or bytes unpacked, to a byte of the file, ...
 FREE = 2**26  # ... once there are this many
 _ROWS = 2**14  # at a time
+_PIECE = 2**27  # bytes at a time
+_BYTES = 8  # of a value, besides its own
+_FLAT = (pa.null(), pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
 _REFUSED = 2
 _LAST_WORDS = 60  # seconds that the child has to end after its stream has
 # What pyarrow raises for damage; among others OSError and ValueError.
@@ -104,9 +109,42 @@ def _open(path: str, name: str) -> pq.ParquetFile:
         raise SyscallLMError(f"{name}: not a Parquet file, or truncated or damaged ({problem})") from error
 
 
+def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """The rows of a batch in pieces that a process can hold as objects; ValueError for too large a row."""
+    if _size(batch) <= _PIECE:
+        yield batch
+    elif batch.num_rows == 1:
+        raise ValueError("a row larger than any trace")
+    else:
+        half = batch.num_rows // 2
+        yield from _pieces(batch.slice(0, half))
+        yield from _pieces(batch.slice(half))
+
+
+def _size(values: pa.RecordBatch | pa.Array) -> int:
+    """About how many bytes the values take where nothing is shared; ValueError for a type that is none of a table's."""
+    if isinstance(values, pa.RecordBatch):
+        return sum(map(_size, values.columns))
+    kind = values.type
+    if pa.types.is_dictionary(kind):  # all might be the longest one
+        words = values.dictionary
+        is_text = words.type in _FLAT[1:]
+        longest = (pc.max(pc.binary_length(words)).as_py() or 0) if is_text else _size(words)
+        return len(values) * (_BYTES + longest)
+    if pa.types.is_nested(kind):
+        inner = values.flatten()
+        return len(values) * _BYTES + (sum(map(_size, inner)) if isinstance(inner, list) else _size(inner))
+    if not isinstance(values, pa.ExtensionArray) and (
+        pa.types.is_primitive(kind) or kind in _FLAT or pa.types.is_decimal(kind) or pa.types.is_fixed_size_binary(kind)
+    ):
+        return values.nbytes + len(values) * _BYTES
+    raise ValueError(f"a column of type {kind}")
+
+
 def _main(path: str, name: str, columns: str) -> int:
     """What the child does; the exit code."""
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
+    parquet_check.limit_time(path)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         table = _open(path, name)
@@ -117,14 +155,22 @@ def _main(path: str, name: str, columns: str) -> int:
         return _REFUSED
     wanted = sorted(set(chosen.names.values()))
     schema = pa.schema([table.schema_arrow.field(present.index(column)) for column in wanted])
-    damaged = 0
+    damaged, unpacked = 0, 0
+    limit = max(FREE, MAX_RATIO * pathlib.Path(path).stat().st_size) * _BYTES
     with pa.ipc.new_stream(sys.stdout.buffer, schema) as output:
         for group in range(table.num_row_groups):
             try:
                 for batch in table.iter_batches(_ROWS, row_groups=[group], columns=wanted, use_threads=False):
                     batch = batch.select(wanted)
                     batch.validate(full=True)
-                    output.write_batch(batch)
+                    for piece in _pieces(batch):
+                        unpacked += _size(piece)
+                        if unpacked > limit:
+                            print(
+                                f"{name}: unpacks to over {limit:,} bytes, like a decompression bomb", file=sys.stderr
+                            )
+                            return _REFUSED
+                        output.write_batch(piece)
             except BrokenPipeError:
                 return 1
             except _ERRORS:

@@ -32,6 +32,7 @@ ZIP_MEMBER = "zip member encrypted, damaged or packed in an unknown way"
 DAMAGE = (TRUNCATED, TAR_DAMAGED, ZIP_DAMAGED, ZIP_MEMBER)
 NESTED = "archive within an archive"
 EMPTY = "empty file"
+SPECIAL = "neither file nor folder"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,10 +171,17 @@ def _paths(arguments: Sequence[str], skipped: collections.Counter[str]) -> Itera
             yield argument, True
         elif os.path.isdir(argument):
             yield from ((path, False) for path in _walk(argument, skipped))
+        elif _is_special(argument):  # what is read to recognise a format would be lost
+            raise SyscallLMError(
+                f"{as_text(argument)}: is no file but a pipe or device; give - and redirect standard input from it"
+            )
         elif os.path.lexists(argument):
             yield argument, True
         elif glob.has_magic(argument):
-            found = sorted(glob.glob(argument, recursive=True))
+            try:
+                found = sorted(glob.glob(argument, recursive=True))
+            except RecursionError:
+                raise SyscallLMError(f"{as_text(argument)}: folders lie too deep within each other") from None
             if not found:
                 raise SyscallLMError(f"{as_text(argument)}: no file matches this pattern")
             folder = argument[: argument.index("**")] if "**" in argument else ""
@@ -181,7 +189,12 @@ def _paths(arguments: Sequence[str], skipped: collections.Counter[str]) -> Itera
                 if folder and _through_link(path, folder):  # ** would walk in circles
                     skipped["symbolic link"] += 1
                     continue
-                yield from ((p, False) for p in (_walk(path, skipped) if os.path.isdir(path) else [path]))
+                if os.path.isdir(path):
+                    yield from ((p, False) for p in _walk(path, skipped))
+                elif _is_special(path):
+                    skipped[SPECIAL] += 1
+                else:
+                    yield path, False
         else:
             raise SyscallLMError(f"{as_text(argument)}: no such file or folder")
 
@@ -192,20 +205,33 @@ def _through_link(path: str, folder: str) -> bool:
     return any(os.path.islink(folder + os.sep.join(parts[: i + 1])) for i in range(len(parts)))
 
 
+def _is_special(path: str) -> bool:
+    """Whether a path is a named pipe, a device or the like: to open it may block for ever."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+
+
 def _walk(folder: str, skipped: collections.Counter[str]) -> Iterator[str]:
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        raise SyscallLMError(f"{as_text(folder)}: cannot be read ({error.strerror})") from error
-    for entry in entries:
-        if entry.is_symlink():
+    """The files in a folder and those within, which may lie deeper than functions can call each other."""
+    entered = [_entries(folder)]
+    while entered:
+        entry = next(entered[-1], None)
+        if entry is None:
+            entered.pop()
+        elif entry.is_symlink():
             skipped["symbolic link"] += 1
         elif entry.is_dir():
-            yield from _walk(entry.path, skipped)
+            entered.append(_entries(entry.path))
         elif entry.is_file():
             yield entry.path
         else:
-            skipped["neither file nor folder"] += 1
+            skipped[SPECIAL] += 1
+
+
+def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
+    try:
+        return iter(sorted(os.scandir(folder), key=lambda entry: entry.name))
+    except OSError as error:
+        raise SyscallLMError(f"{as_text(folder)}: cannot be read ({error.strerror})") from error
 
 
 class _Opener:

@@ -10,7 +10,7 @@ from syscall_lm.errors import SyscallLMError
 from syscall_lm.traces import readers
 from syscall_lm.traces.archive import TraceArchive
 from syscall_lm.traces.ingest import ingest
-from syscall_lm.traces.readers import Options
+from syscall_lm.traces.readers import MAX_UNKNOWN_NAMES, Counters, Options
 
 STRACE = b"7 read(0) = 0\n7 write(1) = 1\n8 brk(0) = 1\n7 --- SIGINT {} ---\n7 +++ exited with 0 +++\n"
 
@@ -148,3 +148,13 @@ def test_the_readers_agree_with_numpy_on_one_large_file(tmp_path, mapping):
     assert np.array_equal(batch.calls.calls, pairs[:, 1])
     assert summary.counters.traces == 1 + np.count_nonzero(np.diff(pairs[:, 0]))
     assert np.array_equal(np.repeat(batch.column("pid").astype(int), batch.calls.lengths), pairs[:, 0])
+
+
+def test_unknown_names_stay_bounded_however_many_parts_are_added():
+    total = Counters()
+    for part in range(3):
+        counters = Counters()
+        for number in range(800):
+            counters.count_unknown(f"call_{part}_{number}")
+        total.add(counters)
+    assert total.unknown.total() == 2400 and len(total.unknown) == MAX_UNKNOWN_NAMES + 1

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -56,3 +58,13 @@ def test_rows_of_an_archive_are_those_of_its_batches(tmp_path, monkeypatch):
     for first, count in ((0, 12), (11, 1), (-1, 2), (3, 0)):
         with pytest.raises(SyscallLMError, match="has no traces"):
             archive.rows(first, count)
+
+
+def test_a_file_that_costs_more_time_than_its_size_explains_ends_the_process_that_reads_it(tmp_path):
+    (tmp_path / "x").write_bytes(b"PAR1")
+    program = (
+        "import sys; from syscall_lm.traces import parquet_check; parquet_check.SECONDS = 0; "
+        "parquet_check.limit_time(sys.argv[1])\nwhile True: pass"
+    )
+    run = subprocess.run([sys.executable, "-c", program, str(tmp_path / "x")], check=False)
+    assert run.returncode == -signal.SIGXCPU

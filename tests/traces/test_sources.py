@@ -290,6 +290,33 @@ def test_folders_are_walked_in_order_and_links_are_skipped(tmp_path):
     assert list(found) == [str(tmp_path / name) for name in ("b/2", "a")]
 
 
+def test_pipes_are_refused_or_counted_and_never_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_bytes(TEXT)
+    found, skipped = contents(f"{tmp_path}/*")
+    assert list(found) == [str(tmp_path / "file")] and skipped == {sources.SPECIAL: 1}
+    with pytest.raises(SyscallLMError, match="pipe or device"):
+        contents(tmp_path / "pipe")
+
+
+def test_folders_may_lie_deeper_than_functions_call_each_other(tmp_path, monkeypatch):
+    folder = pathlib.Path(*"d" * 1500)
+    monkeypatch.chdir(tmp_path)
+    for name in "d" * 1500:
+        os.mkdir(name)
+        os.chdir(name)
+    pathlib.Path("file").write_bytes(TEXT)
+    os.chdir(tmp_path)
+    found, _ = contents("d")
+    assert list(found) == [str(folder / "file")]
+    for _ in range(1500):  # pytest cannot remove them either
+        os.chdir("d")
+    os.unlink("file")
+    for _ in range(1500):
+        os.chdir("..")
+        os.rmdir("d")
+
+
 def test_what_cannot_be_opened_is_one_clear_sentence(tmp_path):
     (tmp_path / "empty").touch()
     for argument, words in (

@@ -63,7 +63,8 @@ class Counters:
         self.calls += other.calls
         self.traces += other.traces
         self.skipped += other.skipped
-        self.unknown += other.unknown
+        for name, times in other.unknown.items():
+            self.count_unknown(name, times)
 
     def to_json(self) -> dict[str, Any]:
         """The counts as plain JSON values, the most frequent first."""

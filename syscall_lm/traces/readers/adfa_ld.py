@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from syscall_lm.traces import numbers
+from syscall_lm.traces import grouping, numbers
 from syscall_lm.traces.readers import Counters, Options
-from syscall_lm.traces.sources import Source, lines
+from syscall_lm.traces.sources import Source, line_blocks
 from syscall_lm.traces.trace import ATTACK, NORMAL, Trace
 from syscall_lm.traces.vocabulary import Vocabulary
 
@@ -49,7 +49,7 @@ def vocabulary(options: Options) -> Vocabulary:
 
 
 def read(source: Source, vocabulary: Vocabulary, options: Options, counters: Counters) -> Iterator[Trace]:
-    """The one trace of a file.
+    """The one trace of a file; several of a file that holds more calls than fit into memory.
 
     Args:
       source: the file; its folder tells label, split and family.
@@ -60,20 +60,27 @@ def read(source: Source, vocabulary: Vocabulary, options: Options, counters: Cou
     if _LIST.search(source.name):
         counters.skipped[WRONG_TABLE] += 1
         return
-    parts = []
-    for line in lines(source.stream, counters, _LONGEST_LINE):
-        found, others = numbers.integers(line)
+    ids = np.arange(len(vocabulary.names), dtype=np.uint16)
+    parts, held = [], 0
+    for block in line_blocks(source.stream, counters, _LONGEST_LINE):
+        found, others = numbers.integers(b" ".join(block))
         if others:
             counters.skipped[numbers.NOT_A_NUMBER] += others
-        parts.append(found[numbers.drop_large(found, counters)])
-    ids = np.arange(len(vocabulary.names), dtype=np.uint16)
-    calls = numbers.encode(np.concatenate([np.zeros(0, np.int64), *parts]), ids, vocabulary, counters)
-    if len(calls) == 0:
-        return
+        parts.append(numbers.encode(found[numbers.drop_large(found, counters)], ids, vocabulary, counters))
+        held += len(parts[-1])
+        if held > grouping.MAX_HELD:
+            counters.skipped[grouping.LONG] += 1
+            yield _trace(np.concatenate(parts), source, options, counters)
+            parts, held = [], 0
+    if held:
+        yield _trace(np.concatenate(parts), source, options, counters)
+
+
+def _trace(calls: np.ndarray, source: Source, options: Options, counters: Counters) -> Trace:
     counters.traces += 1
     counters.calls += len(calls)
     label, family, split = _protocol(source.name, options)
-    yield Trace(
+    return Trace(
         calls=calls,
         id=re.split("[/!]", source.name)[-1].removesuffix(".txt") or source.name,
         source=source.name,

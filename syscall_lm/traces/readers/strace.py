@@ -9,13 +9,16 @@ Checked against strace 6.1; see tests/traces/readers/test_strace.py.
 """
 
 import array
+import collections
+import functools
+import itertools
 import re
 from collections.abc import Iterator
 
 import numpy as np
 
-from syscall_lm.traces import strace_lines
-from syscall_lm.traces.grouping import CROWD, Naming
+from syscall_lm.traces import grouping, strace_lines
+from syscall_lm.traces.grouping import CROWD, LONG, Naming
 from syscall_lm.traces.readers import Counters, Options
 from syscall_lm.traces.sources import Source, line_blocks
 from syscall_lm.traces.trace import Trace
@@ -87,7 +90,27 @@ def read(source: Source, vocabulary: Vocabulary, options: Options, counters: Cou
     reader = _Reader(source, vocabulary, options, counters)
     for block in line_blocks(source.stream, counters):
         yield from reader.read(block)
+        yield from reader.processes.hold(len(block))
     yield from reader.processes.finish_all()
+
+
+@functools.lru_cache(maxsize=8)
+def _known(vocabulary: Vocabulary) -> "_Known":
+    return _Known(vocabulary)  # once: an archive may hold a million files
+
+
+class _Known:
+    """What is known of the calls' names."""
+
+    def __init__(self, vocabulary: Vocabulary):
+        self.ids = ids = {name.encode(): number for name, number in vocabulary.ids.items()}
+        self.program_calls = {ids.get(name, -1) for name in _PROGRAM_CALLS}
+        self.special = self.program_calls | {ids.get(name, -1) for name in _CHILD_CALLS}
+        self.names = strace_lines.Names(ids)
+        names = self.names.names
+        self.name_ids = np.array([ids[name] for name in names], np.uint16)
+        self.unusual = np.isin(names, _PROGRAM_CALLS)  # they tell more than a call
+        self.unusual_alone = self.unusual | np.isin(names, _CHILD_CALLS)  # without a pid
 
 
 class _Reader:
@@ -96,14 +119,10 @@ class _Reader:
     def __init__(self, source: Source, vocabulary: Vocabulary, options: Options, counters: Counters):
         self.processes = _Processes(source, options, counters)
         self._counters, self._unk = counters, vocabulary.unk
-        self._ids = ids = {name.encode(): number for name, number in vocabulary.ids.items()}
-        self._program_calls = {ids.get(name, -1) for name in _PROGRAM_CALLS}
-        self._special = self._program_calls | {ids.get(name, -1) for name in _CHILD_CALLS}
-        self._names = strace_lines.Names(ids)
-        names = self._names.names
-        self._name_ids = np.array([ids[name] for name in names], np.uint16)
-        self._unusual = np.isin(names, _PROGRAM_CALLS)  # they tell more than a call
-        self._unusual_alone = self._unusual | np.isin(names, _CHILD_CALLS)  # without a pid
+        known = _known(vocabulary)
+        self._ids, self._names, self._name_ids = known.ids, known.names, known.name_ids
+        self._program_calls, self._special = known.program_calls, known.special
+        self._unusual, self._unusual_alone = known.unusual, known.unusual_alone
 
     def read(self, block: list[bytes]) -> Iterator[Trace]:
         """Reads some lines; yields the traces that end in them."""
@@ -239,11 +258,12 @@ class _Processes:
 
     def __init__(self, source: Source, options: Options, counters: Counters):
         self.live: dict[bytes | None, _Process] = {}  # None: whose lines without a pid are, as far as is known
-        self._running: dict[bytes, _Process] = {}
-        self._silent: dict[bytes, None] = {}  # announced, no line of their own yet
+        # Ordered, since the first is asked for again and again: a dict finds it only behind all that were removed.
+        self._running: collections.OrderedDict[bytes, _Process] = collections.OrderedDict()
+        self._silent: collections.OrderedDict[bytes, None] = collections.OrderedDict()  # announced, no line yet
         self._split: _Process | None = None  # whose call a message interrupted
         self._naming = Naming(source.name)  # a pid that comes back is another process
-        self._number = 0
+        self._number, self._held = 0, 0
         self._source, self._options, self._counters = source, options, counters
         file_pid = _FILE_PID.search(source.name)
         self._file_pid = int(file_pid[1]) if file_pid else None
@@ -300,6 +320,17 @@ class _Processes:
             self._counters.skipped[CROWD] += 1
             yield from self._finish(next(iter(self._running)))
 
+    def hold(self, lines: int) -> Iterator[Trace]:
+        """The processes that appeared first, if too many calls are held after so many lines more."""
+        self._held += lines
+        if self._held > grouping.MAX_HELD:
+            self._held = sum(len(process.calls) for process in self._running.values())
+            while self._held > grouping.MAX_HELD // 2:
+                key, first = next(iter(self._running.items()))
+                self._held -= len(first.calls)
+                self._counters.skipped[LONG] += 1
+                yield from self._finish(key)
+
     def read_other(self, line: bytes) -> Iterator[Trace]:
         """Reads a line that holds no call, and says why it was not used."""
         skipped = self._counters.skipped
@@ -328,7 +359,7 @@ class _Processes:
     def _end(self, pid: bytes | None, by: bytes | None) -> Iterator[Trace]:
         """A process ends; if thread `by` called execve, it goes on under this pid."""
         if pid is None:
-            others = [key for key in self._running if key != by]
+            others = list(itertools.islice((key for key in self._running if key != by), 2))
             pid = _UNNAMED if _UNNAMED in self._running else others[0] if len(others) == 1 else None
             if pid is None:
                 only = self._alone()

@@ -4,6 +4,7 @@ Numbers are explained by --mapping or --numbering=abi; without them a call is "n
 ([A-Za-z_][A-Za-z0-9_.:$@!-]*) are skipped.
 """
 
+import array
 import re
 from collections.abc import Iterator
 
@@ -23,6 +24,7 @@ NOISE = frozenset({BLANK})
 
 _LONGEST_LINE = 2**26
 _DIGITS = b"0123456789 \t"
+_WORD = re.compile(r"\S+")
 _HEAD_NUMBERS = re.compile(rb"\s*\d{1,5}(?:[ \t,]+\d{1,5}){2,}\s*")
 _COMMON = frozenset(name.encode() for abi in ("x86_64", "i386", "arm64") for name in abi_table(abi).values())
 
@@ -79,8 +81,10 @@ def read(source: Source, vocabulary: Vocabulary | NamesSeen, options: Options, c
 
 
 def _named(line: bytes, ids: CallIds[str], counters: Counters) -> np.ndarray:
-    words = line.decode("utf-8", "replace").split()
-    names = [word for word in words if call_ids.is_name(word)]
-    if len(names) < len(words):
-        counters.skipped[NOT_A_CALL] += len(words) - len(names)
-    return np.fromiter((ids[name] for name in names), np.uint16, len(names))
+    calls = array.array("H")
+    for found in _WORD.finditer(line.decode("utf-8", "replace")):  # one by one: there may be millions
+        if call_ids.is_name(word := found[0]):
+            calls.append(ids[word])
+        else:
+            counters.skipped[NOT_A_CALL] += 1
+    return np.array(calls, np.uint16)

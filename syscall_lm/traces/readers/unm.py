@@ -19,7 +19,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from syscall_lm.errors import SyscallLMError
-from syscall_lm.traces import numbers
+from syscall_lm.traces import grouping, numbers
 from syscall_lm.traces.grouping import Naming
 from syscall_lm.traces.readers import Counters, Options
 from syscall_lm.traces.sources import Source, line_blocks
@@ -125,7 +125,9 @@ class _Runs:
         self._numbering = numbering(options)
         self._table = number_table(vocabulary, self._numbering)
         self._pid: int | None = None
-        self._parts: list[np.ndarray] = []
+        self._parts: list[np.ndarray] = []  # its calls' ids
+        self._held = 0
+        self._beginning: tuple[int, ...] = ()
         self._naming = Naming(source.name)
         self._evidence: dict[str, int] = dict.fromkeys(NUMBERINGS, 0)
         # Under another mapping these numbers are other calls, and tell nothing.
@@ -136,17 +138,22 @@ class _Runs:
         if pid != self._pid:
             yield from self.finish()
             self._pid = pid
-        self._parts.append(found)
+        elif self._held > grouping.MAX_HELD:
+            self._counters.skipped[grouping.LONG] += 1
+            yield from self.finish()
+            self._pid = pid
+        self._beginning = (*self._beginning, *found[:3].tolist())[:3]
+        self._parts.append(numbers.encode(found, self._table, self._vocabulary, self._counters))
+        self._held += len(found)
 
     def finish(self) -> Iterator[Trace]:
         """The trace that was being read."""
         if self._pid is None:
             return
-        found, pid = np.concatenate(self._parts), self._pid
-        self._pid, self._parts = None, []
+        calls, pid, beginning = np.concatenate(self._parts), self._pid, self._beginning
+        self._pid, self._parts, self._held, self._beginning = None, [], 0, ()
         if self._telling:
-            self._weigh(tuple(found[:3].tolist()))
-        calls = numbers.encode(found, self._table, self._vocabulary, self._counters)
+            self._weigh(beginning)
         self._counters.traces += 1
         self._counters.calls += len(calls)
         options = self._options

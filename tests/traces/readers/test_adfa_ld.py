@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syscall_lm.traces import numbers, sources
+from syscall_lm.traces import grouping, numbers, sources
 from syscall_lm.traces.readers import Counters, Options, adfa_ld
 from syscall_lm.traces.sources import Source
 from syscall_lm.traces.unpacking import ByteStream
@@ -96,3 +96,13 @@ def test_the_whole_data_set(shared_data):
     assert len(ids) == 833 + 4372 + 746
     assert families == {"", "Adduser", "Hydra_FTP", "Hydra_SSH", "Java_Meterpreter", "Meterpreter", "Web_Shell"}
     assert counters.skipped == {adfa_ld.WRONG_TABLE: 1} and not counters.unknown and not skipped
+
+
+def test_a_file_of_more_calls_than_fit_is_cut_and_counted(monkeypatch):
+    monkeypatch.setattr(grouping, "MAX_HELD", 200_000)
+    counters, options = Counters(), Options()
+    source = Source("x", ByteStream(io.BytesIO(b"7 3 900\n" * 200_000).read))
+    traces = list(adfa_ld.read(source, adfa_ld.vocabulary(options), options, counters))
+    assert counters.calls == sum(len(trace.calls) for trace in traces) == 600_000
+    assert len(traces) == counters.skipped[grouping.LONG] + 1 > 1
+    assert counters.unknown == {"number 900": 200_000}

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syscall_lm.traces import sources
+from syscall_lm.traces import grouping, sources, strace_lines
 from syscall_lm.traces.readers import Counters, Options, strace
 from syscall_lm.traces.sources import Source
 from syscall_lm.traces.unpacking import ByteStream
@@ -482,3 +482,20 @@ def test_sample_is_not_mistaken_for_another_format():
     assert not strace.recognises("x", b"     1.190 ( 0.023 ms): true/7989 brk()    = 0x55f7\n")
     assert not strace.recognises("x", b"4 2\n4 66\n") and not strace.recognises("x", b"")
     assert not strace.recognises("x", pathlib.Path(__file__).read_bytes()[:3000])
+
+
+def test_calls_that_are_held_are_bounded(read, monkeypatch):
+    monkeypatch.setattr(grouping, "MAX_HELD", 10_000)
+    text = b"".join(b"%d read(3) = 0\n" % (i % 3 + 1) for i in range(60_000))
+    traces, counters, _ = read("strace", text)
+    assert counters.calls == 60_000 and len(traces) > 3
+    assert counters.skipped[grouping.LONG] == len(traces) - 3
+
+
+def test_what_is_known_of_the_names_is_made_once_for_all_files(read, monkeypatch):
+    made = []
+    init = strace_lines.Names.__init__
+    monkeypatch.setattr(strace_lines.Names, "__init__", lambda names, found: (made.append(1), init(names, found))[1])
+    for _ in range(20):
+        read("strace", b"7 read(3) = 0\n")
+    assert len(made) <= 1

@@ -13,7 +13,9 @@ import pytest
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.traces import columns, csv_rows, parquet_stream
 from syscall_lm.traces.ingest import ingest
-from syscall_lm.traces.readers import Options, awsctd, parquet, text_lines
+from syscall_lm.traces.readers import Counters, Options, awsctd, parquet, text_lines
+from syscall_lm.traces.sources import Source
+from syscall_lm.traces.unpacking import ByteStream
 from syscall_lm.traces.vocabulary import Vocabulary
 
 TABLE = {
@@ -215,3 +217,51 @@ def test_nested_and_odd_types_are_rows_without_calls(read):
     assert read("parquet", as_parquet(table))[1].skipped == {columns.NO_CALL: 2}
     table = {"pid": [1.5, None], "syscall": [b"\xff", None]}
     assert read("parquet", as_parquet(table))[1].skipped == {columns.NO_PROCESS: 2}
+
+
+def test_a_row_that_never_ends_is_cut(monkeypatch):
+    monkeypatch.setattr(csv_rows, "MAX_ROW", 1000)
+    data = b'pid,syscall\n1,read\n2,"x' + b'","y\n' * 5000 + b'"\n3,write\n'
+    counters = Counters()
+    blocks = list(csv_rows.blocks(Source("x", ByteStream(io.BytesIO(data).read)), counters, skip=1))
+    assert counters.skipped[csv_rows.DAMAGED] == 1
+    assert max(sum(map(len, row)) for block in blocks for row in block) < 2000
+    assert blocks[0][0] == ["1", "read"] and sum(map(len, blocks)) > 4000  # the lines behind it are read
+
+
+def test_rows_are_handed_on_before_they_are_too_large_together(monkeypatch):
+    monkeypatch.setattr(csv_rows, "MAX_ROW", 1000)
+    data = b"pid,syscall\n" + b"1,read,a,b,c,d,e,f,g\n" * 1000
+    blocks = list(csv_rows.blocks(Source("x", ByteStream(io.BytesIO(data).read)), Counters(), skip=1))
+    assert sum(map(len, blocks)) == 1000 and max(map(len, blocks)) < 60
+
+
+def as_lists(calls, rows):
+    words = pa.DictionaryArray.from_arrays(pa.array([0] * calls * rows, pa.int8()), pa.array(["read"]))
+    lists = pa.ListArray.from_arrays(pa.array(range(0, calls * rows + 1, calls), pa.int32()), words)
+    return pa.record_batch({"calls": lists, "id": ["a"] * rows})
+
+
+def test_parquet_rows_are_handed_on_in_pieces_of_bounded_size(monkeypatch):
+    monkeypatch.setattr(parquet_stream, "_PIECE", 10_000)
+    pieces = list(parquet_stream._pieces(as_lists(100, 1000)))
+    assert sum(piece.num_rows for piece in pieces) == 1000
+    assert max(map(parquet_stream._size, pieces)) <= 10_000
+    with pytest.raises(ValueError, match="larger than any trace"):
+        list(parquet_stream._pieces(as_lists(5000, 1)))
+
+
+def test_a_word_that_many_rows_share_counts_for_each():
+    words = pa.DictionaryArray.from_arrays(pa.array([0] * 100, pa.int8()), pa.array(["x" * 1000]))
+    assert parquet_stream._size(words) > 100_000
+    assert parquet_stream._size(pa.array([None] * 100)) >= 800
+
+
+def test_parquet_that_unpacks_to_more_than_its_size_explains_is_refused(tmp_path, monkeypatch, capfd):
+    pq.write_table(pa.table({"id": ["a"] * 100, "calls": [["read"] * 1000] * 100}), tmp_path / "x")
+    monkeypatch.setattr(parquet_stream.resource, "setrlimit", lambda *values: None)  # this process goes on
+    monkeypatch.setattr(parquet_stream, "FREE", 1000)
+    monkeypatch.setattr(parquet_stream, "_open", lambda path, name: pq.ParquetFile(path))
+    monkeypatch.setattr(parquet_stream, "MAX_RATIO", 1)
+    assert parquet_stream._main(str(tmp_path / "x"), "x", "") == 2
+    assert "x: unpacks to over" in capfd.readouterr().err

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syscall_lm.errors import SyscallLMError
-from syscall_lm.traces import numbers, sources
+from syscall_lm.traces import grouping, numbers, sources
 from syscall_lm.traces.readers import Counters, Options, unm
 from syscall_lm.traces.sources import Source
 from syscall_lm.traces.unpacking import ByteStream
@@ -165,3 +165,11 @@ def test_both_numberings_of_mits_recordings_hold_the_same_calls(load):
         load("mit/traces.tar.gz", "B")
     with pytest.raises(SyscallLMError, match="--numbering=B"):
         load("mit/lpr-live-mit-new.tar.gz", "A")
+
+
+def test_a_run_of_more_calls_than_fit_is_cut_and_counted(monkeypatch):
+    monkeypatch.setattr(grouping, "MAX_HELD", 1000)
+    monkeypatch.setattr(sources, "CHUNK", 400)
+    traces, counters = read(b"7 5\n" * 10_000)
+    assert sum(len(trace.calls) for trace in traces) == 10_000 and len({trace.id for trace in traces}) == len(traces)
+    assert counters.skipped[grouping.LONG] == len(traces) - 1 > 5
