@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from syscall_lm import evaluation, training
+from syscall_lm.detectors.base import Detector
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.models.store import Model
 from syscall_lm.traces.archive import TraceArchive, TraceBatch
@@ -38,9 +39,25 @@ def training_traces(archive: TraceArchive, held_out: float, seed: int) -> tuple[
     validation = normal_split(batch, "validation")
     if validation.any():
         return batch.calls.take(train), batch.calls.take(validation)
-    normal = batch.calls.take(train)
-    chosen = training.choose_held_out(normal, held_out, seed)
+    return hold_out(batch.calls.take(train), held_out, seed)
+
+
+def hold_out(normal: Sequences, share: float, seed: int) -> tuple[Sequences, Sequences]:
+    """What a model that is trained with this seed learns from, and what it holds out."""
+    chosen = training.choose_held_out(normal, share, seed)
     return normal.take(~chosen), normal.take(chosen)
+
+
+def fit(detector: Detector, train: Sequences, seed: int, validation: Sequences | None = None) -> Detector:
+    """Fits a detector to normal traces; if its scores need held-out ones, it learns from the others only.
+
+    They are those that a language model of the same seed holds out: `validation` or, where there are none, a tenth.
+    """
+    if not detector.needs_held_out:
+        return detector.fit(train)
+    if validation is not None and len(validation):
+        return detector.fit(train, validation)
+    return detector.fit(*hold_out(train, HELD_OUT, seed))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +70,7 @@ class Benchmark:
       is_attack: bool `[N]`.
       families: the kind of each attack, `[attacks]`.
       copies: bool `[N]`, normal traces that equal a training trace, call by call.
+      validation: normal traces that are held out, if a split says which.
     """
 
     train: Sequences
@@ -60,13 +78,25 @@ class Benchmark:
     is_attack: np.ndarray
     families: np.ndarray
     copies: np.ndarray
+    validation: Sequences | None = None
 
     @classmethod
-    def of(cls, train: Sequences, normal: Sequences, attack: Sequences, families: np.ndarray) -> "Benchmark":
+    def of(
+        cls,
+        train: Sequences,
+        normal: Sequences,
+        attack: Sequences,
+        families: np.ndarray,
+        validation: Sequences | None = None,
+    ) -> "Benchmark":
         """Joins normal traces and attacks, and finds the copies."""
         traces = Sequences.from_list([*normal, *attack])
         is_attack = np.arange(len(traces)) >= len(normal)
-        return cls(train, traces, is_attack, families, copies_of(train, traces) & ~is_attack)
+        return cls(train, traces, is_attack, families, copies_of(train, traces) & ~is_attack, validation)
+
+    def fit(self, detector: Detector, seed: int) -> Detector:
+        """See `fit`."""
+        return fit(detector, self.train, seed, self.validation)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -98,11 +128,12 @@ def benchmark(archive: TraceArchive, table: np.ndarray | None = None) -> Benchma
     """
     batch = archive.read()
     attack = (batch.column("split") != "train") & (batch.column("label") == ATTACK)
-    chosen = (normal_split(batch, "train"), normal_split(batch, "test"), attack)
-    train, normal, attacks = (batch.calls.take(part) for part in chosen)
+    splits = (*(normal_split(batch, split) for split in ("train", "validation", "test")), attack)
+    parts = [batch.calls.take(part) for part in splits]
     if table is not None:
-        train, normal, attacks = (part.translate(table) for part in (train, normal, attacks))
-    return Benchmark.of(train, normal, attacks, batch.column("family")[attack].astype(str))
+        parts = [part.translate(table) for part in parts]
+    train, validation, normal, attacks = parts
+    return Benchmark.of(train, normal, attacks, batch.column("family")[attack].astype(str), validation)
 
 
 def fingerprint(sequences: Sequences) -> str:

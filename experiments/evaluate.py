@@ -22,11 +22,10 @@ from syscall_lm.detectors import catalogue, ensemble
 from syscall_lm.detectors.base import Detector
 from syscall_lm.detectors.language_model import LanguageModelDetector
 from syscall_lm.errors import SyscallLMError
-from syscall_lm.experiments import command, data, provenance
+from syscall_lm.experiments import command, comparison, data, provenance
 from syscall_lm.models import store
 from syscall_lm.reports import figures
 from syscall_lm.traces.archive import TraceArchive
-from syscall_lm.traces.trace import Sequences
 
 MODEL = flags.DEFINE_string("model", None, "model directory (made by `train`)", required=True)
 ARCHIVE = flags.DEFINE_string("archive", None, "archive with labelled traces (made by `ingest`)", required=True)
@@ -53,7 +52,8 @@ def main(argv: list[str]) -> None:
             f"{archive.path}: an evaluation needs normal traces of split 'test' ({counts['normal']}) and attacks "
             f"({counts['attack']}); `ingest` takes --label and --split"
         )
-    scores = all_scores(detector, others, benchmark.train, benchmark.traces)
+    seed = int(model.info.get("configuration", {}).get("seed", 0))
+    scores = all_scores(detector, others, benchmark, seed)
     summaries = {name: benchmark.summaries(values) for name, values in scores.items()}
     result = {
         "model": model.path.name,
@@ -79,16 +79,17 @@ def main(argv: list[str]) -> None:
 
 
 def all_scores(
-    detector: LanguageModelDetector, others: dict[str, Detector], train: Sequences, traces: Sequences
+    detector: LanguageModelDetector, others: dict[str, Detector], benchmark: data.Benchmark, seed: int
 ) -> dict[str, np.ndarray]:
     """Scores `[N]` of every member, every ensemble of several members, and others (if there is what to learn from)."""
+    traces = benchmark.traces
     members = detector.member_scores(traces)
     scores = dict(zip(detector.scorer.names, members, strict=True))
     if len(members) > 1:
         scores |= {method: detector.calibration.combine(members, method) for method in ensemble.METHODS}
-    if len(train):
+    if len(benchmark.train):
         others = {name: other for name, other in others.items() if name not in scores}
-        scores |= {name: other.fit(train).decision_function(traces) for name, other in others.items()}
+        scores |= {name: benchmark.fit(other, seed).decision_function(traces) for name, other in others.items()}
     return scores
 
 
@@ -119,24 +120,11 @@ def table_of(result: dict[str, Any]) -> str:
         f"{traces['normal']:,} normal traces ({traces['copies']:,} copy a training trace), "
         f"{traces['attack']:,} attacks; archive {result['archive']}, model {result['model']}.",
         *[result["notice"]] * bool(result["notice"]),
-        "FA@d: false alarm rate at detection rate d. D@f: detection rate at false alarm rate f.",
+        "FA@d: false alarm rate at detection rate d. D@f: detection rate at false alarm rate f. The interval is a "
+        "bootstrap over traces.",
+        "",
+        *comparison.tables({name: {"runs": [both]} for name, both in result["detectors"].items()}, detections=True),
     ]
-    for which, title in (("all", "All normal traces"), ("without_copies", "Without copies of training traces")):
-        lines += ["", f"### {title}", ""]
-        lines += ["| detector | AUC (95 % interval) | FA@90 % | FA@95 % | FA@99 % | D@0.1 % | D@1 % | D@5 % |"]
-        lines += ["|---|---|---|---|---|---|---|---|"]
-        for name, both in result["detectors"].items():
-            row = both[which]
-            cells = [*row["false_alarms_at_detection"].values(), *row["detection_at_false_alarms"].values()]
-            low, high = row["auc_interval"]
-            figures_ = " | ".join(f"{100 * value:.1f} %" for value in cells)
-            lines.append(f"| {name} | {row['auc']:.3f} ({low:.3f} to {high:.3f}) | {figures_} |")
-    lines += ["", "### AUC by attack family, all normal traces", ""]
-    families = next(iter(result["detectors"].values()))["all"]["families"]
-    lines += ["| detector | " + " | ".join(f"{f or 'unnamed'} ({v['attacks']})" for f, v in families.items()) + " |"]
-    lines += ["|---" * (len(families) + 1) + "|"]
-    for name, both in result["detectors"].items():
-        lines.append(f"| {name} | " + " | ".join(f"{v['auc']:.3f}" for v in both["all"]["families"].values()) + " |")
     if result["operating_points"]:
         lines += ["", "### At the model's own thresholds", ""]
         lines += ["| score | asked false alarm rate | threshold | false alarm rate | detection rate |"]

@@ -26,8 +26,8 @@ from threadpoolctl import threadpool_limits
 from syscall_lm import files
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, data
-from syscall_lm.experiments.kim2017 import comparison, trained
-from syscall_lm.experiments.kim2017.comparison import spread
+from syscall_lm.experiments.comparison import spread
+from syscall_lm.experiments.kim2017 import results, trained
 from syscall_lm.models.store import Member
 from syscall_lm.reports import figures
 from syscall_lm.traces.archive import TraceArchive
@@ -89,7 +89,7 @@ def main(argv: list[str]) -> None:
     with files.complete_file(output / "embeddings.png") as temporary:
         figures.save(figure(names, points), temporary)
     result["t_sne"] = {call: [round(float(x), 3) for x in point] for call, point in zip(names, points, strict=True)}
-    comparison.write(output, "embeddings", main, result, table(result))
+    results.write(output, "embeddings", main, result, table)
 
 
 def embedding(member: Member) -> np.ndarray:

@@ -24,10 +24,10 @@ from syscall_lm.detectors import catalogue
 from syscall_lm.detectors.base import Detector
 from syscall_lm.detectors.sections import STRETCH
 from syscall_lm.errors import SyscallLMError
-from syscall_lm.experiments import command, data
-from syscall_lm.experiments.kim2017 import comparison, trained
-from syscall_lm.experiments.kim2017.comparison import spread
-from syscall_lm.experiments.kim2017.padding import normal_calls, pad
+from syscall_lm.experiments import command, comparison, data
+from syscall_lm.experiments.comparison import spread
+from syscall_lm.experiments.kim2017 import results, trained
+from syscall_lm.experiments.kim2017.padding import before, normal_calls, pad
 from syscall_lm.reports import figures
 from syscall_lm.traces.archive import TraceArchive
 from syscall_lm.traces.trace import Sequences
@@ -57,15 +57,15 @@ def main(argv: list[str]) -> None:
         raise SyscallLMError(f"{archive.path}: needs normal traces in split 'train', and attacks")
     names = DETECTORS.value or [name for name in catalogue.QUICK if models or name in catalogue.ALONE]
     normal = benchmark.traces.take(~benchmark.is_attack)
-    results: dict[str, dict[str, Any]] = {}
+    decays: dict[str, dict[str, Any]] = {}
     attacks = 0
     for seed, trained_members in members.items():
         padded = paddings(benchmark, np.random.default_rng(seed))
         attacks = len(padded["0"])
         detectors = catalogue.build(names, archive.vocabulary.size, trained_members, seed)
         for name, detector in detectors.items():
-            found = decay(detector.fit(benchmark.train), normal, padded)
-            results.setdefault(name, {"runs": []})["runs"].append({"seed": seed, "paddings": found})
+            found = decay(benchmark.fit(detector, seed), normal, padded)
+            decays.setdefault(name, {"runs": []})["runs"].append({"seed": seed, "paddings": found})
             aucs = ", ".join(f"{value['auc']:.3f}" for value in found.values())
             print(f"  {name}, seed {seed}: AUC {aucs}", file=sys.stderr, flush=True)
     result = {
@@ -73,12 +73,12 @@ def main(argv: list[str]) -> None:
         "models": trained.describe(models),
         "attacks": attacks,
         "normal": len(normal),
-        "detectors": results,
+        "detectors": decays,
     }
     output = pathlib.Path(OUTPUT.value)
     with files.complete_file(output / "mimicry.png") as temporary:
-        figures.save(figure(results), temporary)
-    comparison.write(output, "mimicry", main, result, table(result))
+        figures.save(figure(decays), temporary)
+    results.write(output, "mimicry", main, result, table)
 
 
 def paddings(benchmark: data.Benchmark, rng: np.random.Generator) -> dict[str, Sequences]:
@@ -86,9 +86,7 @@ def paddings(benchmark: data.Benchmark, rng: np.random.Generator) -> dict[str, S
     chosen = choose_attacks(benchmark.families, ATTACKS.value, rng)
     attacks = benchmark.traces.take(np.flatnonzero(benchmark.is_attack)[chosen])
     padded = {f"{ratio:g}": pad(attacks, benchmark.train, ratio, rng) for ratio in DILUTIONS}
-    padded[f"{STRETCH} calls"] = Sequences.from_list(
-        np.concatenate([normal_calls(benchmark.train, STRETCH, rng), attack]) for attack in attacks
-    )
+    padded[f"{STRETCH} calls"] = before(attacks, lambda: normal_calls(benchmark.train, STRETCH, rng))
     return padded
 
 
@@ -113,9 +111,9 @@ def decay(detector: Detector, normal: Sequences, padded: Mapping[str, Sequences]
 
 def table(result: dict[str, Any]) -> str:
     """AUC by padding, as Markdown."""
-    results = result["detectors"]
-    columns = list(next(iter(results.values()))["runs"][0]["paddings"])
-    seeds = max(len(found["runs"]) for found in results.values())
+    decays = result["detectors"]
+    columns = list(next(iter(decays.values()))["runs"][0]["paddings"])
+    seeds = max(len(found["runs"]) for found in decays.values())
     lines = [
         f"AUC of {result['attacks']:,} attacks, padded with normal calls, against {result['normal']:,} normal traces "
         f"of {result['archive']}. Columns: normal calls for each call of the attack; {STRETCH} normal calls before it. "
@@ -125,17 +123,17 @@ def table(result: dict[str, Any]) -> str:
         "| detector | " + " | ".join(columns) + " |",
         "|---" * (len(columns) + 1) + "|",
     ]
-    for name, found in results.items():
+    for name, found in decays.items():
         cells = [spread([run["paddings"][column]["auc"] for run in found["runs"]], ".3f") for column in columns]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def figure(results: dict[str, dict[str, Any]]) -> figures.Figure:
+def figure(decays: dict[str, dict[str, Any]]) -> figures.Figure:
     """Mean AUC against dilution, a line a detector, in a panel a kind."""
     panels = {
-        "alone": [name for name in results if name in catalogue.ALONE],
-        "on language models": [name for name in results if name not in catalogue.ALONE],
+        "alone": [name for name in decays if name in catalogue.ALONE],
+        "on language models": [name for name in decays if name not in catalogue.ALONE],
     }
     panels = {title: names for title, names in panels.items() if names}
     drawing = figures.Figure(figsize=(1 + 6.5 * len(panels), 5.5), layout="constrained")
@@ -143,7 +141,7 @@ def figure(results: dict[str, dict[str, Any]]) -> figures.Figure:
         for number, name in enumerate(names):
             style = ("-", "--", ":")[number // 10 % 3]
             values = [
-                np.mean([run["paddings"][f"{ratio:g}"]["auc"] for run in results[name]["runs"]]) for ratio in DILUTIONS
+                np.mean([run["paddings"][f"{ratio:g}"]["auc"] for run in decays[name]["runs"]]) for ratio in DILUTIONS
             ]
             axes.plot(range(len(DILUTIONS)), values, style, marker=".", label=name)
         axes.axhline(0.5, color="grey", linewidth=0.8)

@@ -1,5 +1,7 @@
 """Attacks hidden among normal calls (Kim et al., section 4, mimicry)."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from syscall_lm.traces.trace import Sequences
@@ -12,6 +14,11 @@ def pad(attacks: Sequences, normal: Sequences, ratio: float, rng: np.random.Gene
         calls = normal_calls(normal, round(ratio * len(attack)), rng)
         padded.append(np.concatenate([calls[: len(calls) // 2], attack, calls[len(calls) // 2 :]]))
     return Sequences.from_list(padded)
+
+
+def before(attacks: Sequences, calls: Callable[[], np.ndarray]) -> Sequences:
+    """Each attack with other calls in front of it."""
+    return Sequences.from_list(np.concatenate([calls(), attack]) for attack in attacks)
 
 
 def normal_calls(normal: Sequences, count: int, rng: np.random.Generator) -> np.ndarray:

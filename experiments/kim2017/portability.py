@@ -28,9 +28,9 @@ from syscall_lm import files, training
 from syscall_lm.detectors import catalogue
 from syscall_lm.detectors.base import Detector
 from syscall_lm.errors import SyscallLMError
-from syscall_lm.experiments import command, data
-from syscall_lm.experiments.kim2017 import comparison
-from syscall_lm.experiments.kim2017.comparison import spread
+from syscall_lm.experiments import command, comparison, data
+from syscall_lm.experiments.comparison import spread
+from syscall_lm.experiments.kim2017 import results
 from syscall_lm.experiments.kim2017.hosts import Host
 from syscall_lm.models import lstm
 from syscall_lm.models.store import Member
@@ -70,7 +70,7 @@ def main(argv: list[str]) -> None:
                 models.append({"host": source.name, "seed": seed, "chosen": member.name, "held_out_nll": losses})
             detectors = catalogue.build(DETECTORS.value, source.vocabulary.size, members, seed)
             for name, detector in zip(DETECTORS.value, detectors.values(), strict=True):
-                detector.fit(source.train)
+                data.fit(detector, source.train, seed)
                 for target in hosts:
                     run = {"seed": seed, **transfer(detector, source, target)}
                     rows.setdefault((target.name, name, source.name), {"runs": []})["runs"].append(run)
@@ -88,7 +88,7 @@ def main(argv: list[str]) -> None:
     output = pathlib.Path(OUTPUT.value)
     with files.complete_file(output / "portability.png") as temporary:
         figures.save(figure(result["rows"]), temporary)
-    comparison.write(output, "portability", main, result, table(result))
+    results.write(output, "portability", main, result, table)
 
 
 def order(item: tuple[tuple[str, str, str], Any]) -> tuple[str, int, bool, str]:
@@ -112,8 +112,7 @@ def train(host: Host, seed: int) -> tuple[Member, dict[str, float]]:
     Returns:
       the member with the lowest held-out loss, and all their losses in nats per call.
     """
-    chosen = training.choose_held_out(host.train, data.HELD_OUT, seed)
-    learn, held_out = host.train.take(~chosen), host.train.take(chosen)
+    learn, held_out = data.hold_out(host.train, data.HELD_OUT, seed)
     minibatch_calls, steps = training.minibatches_for(len(learn.calls))
     recipe = training.Recipe(epochs=EPOCHS.value, seed=seed, minibatch_calls=minibatch_calls, steps=steps)
     shapes = [lstm.Shape.parse(member, host.vocabulary.size) for member in dict.fromkeys(MEMBERS.value)]

@@ -25,8 +25,8 @@ from syscall_lm.detectors import catalogue
 from syscall_lm.detectors.base import Detector
 from syscall_lm.detectors.sections import STRETCH
 from syscall_lm.errors import SyscallLMError
-from syscall_lm.experiments import command, data
-from syscall_lm.experiments.kim2017 import comparison, padding, study_attempts
+from syscall_lm.experiments import command, comparison, data
+from syscall_lm.experiments.kim2017 import padding, results, study_attempts
 from syscall_lm.traces.archive import TraceArchive
 from syscall_lm.traces.trace import Sequences
 
@@ -36,7 +36,7 @@ DETECTORS = ("stide", "ngram", "ngram-calmest", "call-sets", "sets-and-calmest")
 SCOPES = ("development", "reported", "all", "all_without_copies", "reported_without_copies")
 
 ARCHIVE = flags.DEFINE_string("archive", None, "ADFA-LD with the splits train and test", required=True)
-OUTPUT = flags.DEFINE_string("output", "results/kim2017", "directory for study.json and study.md")
+OUTPUT = flags.DEFINE_string("output", "results/kim2017", "directory for study.json and study_table.md")
 NAMES = flags.DEFINE_list("detectors", list(DETECTORS), "names from syscall_lm/detectors/catalogue.py")
 ATTEMPTS = flags.DEFINE_bool("attempts", True, "whether to repeat the attempts")
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "for what is random, and for the padding")
@@ -46,9 +46,7 @@ def main(argv: list[str]) -> None:
     """Fits, scores, pads, writes."""
     if argv:
         raise SyscallLMError(f"kim2017.study takes flags only; what is {argv[0]!r}?")
-    if not SEEDS.value or not all(seed.isdecimal() for seed in SEEDS.value):
-        raise SyscallLMError(f"--seeds={','.join(SEEDS.value)}: expected whole numbers, like 0,1,2")
-    seeds = [int(seed) for seed in SEEDS.value]
+    seeds = comparison.parse_seeds(SEEDS.value)
     archive = TraceArchive(ARCHIVE.value)
     benchmark = data.benchmark(archive)
     if not len(benchmark.train) or not benchmark.is_attack.any():
@@ -60,7 +58,7 @@ def main(argv: list[str]) -> None:
     for name in NAMES.value:
         runs, hidden = [], []
         for seed in seeds if name in catalogue.RANDOM else seeds[:1]:
-            detector = catalogue.build([name], archive.vocabulary.size, (), seed)[name].fit(benchmark.train)
+            detector = benchmark.fit(catalogue.build([name], archive.vocabulary.size, (), seed)[name], seed)
             scores = detector.decision_function(benchmark.traces)
             runs.append({"seed": seed, **by_scope(scores, benchmark, development, full=True)})
             if seed == seeds[0]:
@@ -86,7 +84,7 @@ def main(argv: list[str]) -> None:
         "detectors": detectors,
         "attempts": attempts,
     }
-    comparison.write(pathlib.Path(OUTPUT.value), "study", main, result, text(result))
+    results.write(pathlib.Path(OUTPUT.value), "study", main, result, table)
 
 
 def halves(ids: np.ndarray, benchmark: data.Benchmark) -> np.ndarray:
@@ -136,18 +134,13 @@ def padded(detector: Detector, scores: np.ndarray, benchmark: data.Benchmark, se
     attacks = benchmark.traces.take(benchmark.is_attack)
     train = benchmark.train
     choices: dict[str, Callable[[], Sequences]] = {
-        f"{STRETCH} calls": lambda: before(attacks, lambda: padding.normal_calls(train, STRETCH, rng)),
+        f"{STRETCH} calls": lambda: padding.before(attacks, lambda: padding.normal_calls(train, STRETCH, rng)),
         "x 1": lambda: padding.pad(attacks, train, 1.0, rng),
         "x 8": lambda: padding.pad(attacks, train, 8.0, rng),
-        "a normal trace": lambda: before(attacks, lambda: train[int(rng.integers(len(train)))]),
+        "a normal trace": lambda: padding.before(attacks, lambda: train[int(rng.integers(len(train)))]),
     }
     usual = scores[~benchmark.is_attack]
     return {name: evaluation.curve(usual, detector.decision_function(make())).auc for name, make in choices.items()}
-
-
-def before(attacks: Sequences, calls: Callable[[], np.ndarray]) -> Sequences:
-    """Each attack with other calls in front of it."""
-    return Sequences.from_list(np.concatenate([calls(), attack]) for attack in attacks)
 
 
 def report(name: str, runs: list[dict[str, Any]]) -> None:
@@ -155,7 +148,7 @@ def report(name: str, runs: list[dict[str, Any]]) -> None:
     print(f"  {name}: AUC {runs[0]['development']['auc']:.3f} on the development half", file=sys.stderr, flush=True)
 
 
-def text(result: Mapping[str, Any]) -> str:
+def table(result: Mapping[str, Any]) -> str:
     """The tables, as Markdown."""
     counts, development = result["traces"], result["development"]
     lines = [
@@ -192,11 +185,11 @@ def text(result: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def score_rows(results: Mapping[str, Any]) -> list[str]:
+def score_rows(found: Mapping[str, Any]) -> list[str]:
     """A row a detector, a column a scope."""
     heads = ("development", "reported", "all", "all, no copies", "reported, no copies")
     lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
-    for name, value in results.items():
+    for name, value in found.items():
         cells = []
         for scope in SCOPES:
             runs = [run[scope] for run in value["runs"]]
@@ -207,10 +200,10 @@ def score_rows(results: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def interval_rows(results: Mapping[str, Any]) -> list[str]:
+def interval_rows(found: Mapping[str, Any]) -> list[str]:
     """A row a detector: AUC with its bootstrap interval, false alarms at 95 % detection, on two scopes."""
     lines = ["| | reported | FA@95 % | all | FA@95 % |", "|---|---|---|---|---|"]
-    for name, value in results.items():
+    for name, value in found.items():
         cells = []
         for scope in ("reported", "all"):
             run = value["runs"][0][scope]
@@ -221,11 +214,11 @@ def interval_rows(results: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def padding_rows(results: Mapping[str, Any]) -> list[str]:
+def padding_rows(found: Mapping[str, Any]) -> list[str]:
     """A row a detector, a column a kind of padding."""
-    columns = list(next(iter(results.values()))["padding"][0])
+    columns = list(next(iter(found.values()))["padding"][0])
     lines = ["| | none | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
-    for name, value in results.items():
+    for name, value in found.items():
         cells = [f"{np.mean([run[column] for run in value['padding']]):.3f}" for column in columns]
         lines.append(f"| {name} | {value['runs'][0]['all']['auc']:.3f} | {' | '.join(cells)} |")
     return lines

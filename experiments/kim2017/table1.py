@@ -17,7 +17,7 @@ from absl import flags
 
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, data
-from syscall_lm.experiments.kim2017 import comparison
+from syscall_lm.experiments.kim2017 import results
 from syscall_lm.experiments.kim2017.hosts import Host
 from syscall_lm.traces.archive import TraceArchive
 from syscall_lm.traces.trace import Sequences
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
     lpr = [*MIT.value, *UNM.value]
     rows["UNM-lpr"] = of_host(Host.read("UNM-lpr", lpr, SEED.value)) if lpr else "not run: no data"
     result = {"data_sets": rows, "paper": {name: list(values) for name, values in PAPER.items()}, "why": WHY}
-    comparison.write(pathlib.Path(OUTPUT.value), "table1", main, result, table(rows))
+    results.write(pathlib.Path(OUTPUT.value), "table1", main, result, table)
 
 
 def of_host(host: Host) -> dict[str, int]:
@@ -70,12 +70,12 @@ def counts(train: Sequences, validation: Sequences, attack: Sequences, families:
     return found
 
 
-def table(rows: dict[str, Any]) -> str:
+def table(result: dict[str, Any]) -> str:
     """The data sets as Markdown; in brackets the paper's numbers."""
     lines = ["In brackets the numbers of Kim et al., table 1.", ""]
     lines += ["| data set | training | validation | copies of training | attack types | attacks | calls | distinct |"]
     lines += ["|---" * 8 + "|"]
-    for name, row in rows.items():
+    for name, row in result["data_sets"].items():
         train, validation, types, attacks = PAPER[name]
         if isinstance(row, str):
             lines.append(f"| {name} | {row} ({train:,}) | ({validation:,}) | | ({types}) | ({attacks:,}) | | |")

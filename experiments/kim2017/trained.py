@@ -8,7 +8,7 @@ from typing import Any
 
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import data
-from syscall_lm.experiments.kim2017.comparison import spread
+from syscall_lm.experiments.comparison import spread
 from syscall_lm.models import store
 from syscall_lm.models.store import Model
 from syscall_lm.traces.archive import TraceArchive

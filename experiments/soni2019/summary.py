@@ -16,8 +16,7 @@ from absl import flags
 
 from syscall_lm import files
 from syscall_lm.errors import SyscallLMError
-from syscall_lm.experiments import command
-from syscall_lm.experiments.kim2017 import comparison
+from syscall_lm.experiments import command, comparison
 from syscall_lm.experiments.soni2019 import study
 
 RESULTS = flags.DEFINE_string("results", "results/soni2019", "directory with the results, for table.md")

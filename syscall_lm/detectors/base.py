@@ -19,9 +19,12 @@ class Detector(abc.ABC):
       false_alarm_rate: the share of normal traces that `predict` may call abnormal.
 
     Attributes:
+      needs_held_out: whether the scores themselves, and not only the threshold, rest on held-out traces: then `fit`
+        wants some that it does not learn from.
       threshold_: after `fit`, the score above which a trace is abnormal.
     """
 
+    needs_held_out = False
     threshold_: float
 
     def __init__(self, false_alarm_rate: float = 0.01):

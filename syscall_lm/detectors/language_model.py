@@ -30,6 +30,8 @@ class LanguageModelDetector(Detector):
       calibration: medians, spreads and held-out scores.
     """
 
+    needs_held_out = True
+
     def __init__(
         self,
         vocabulary_size: int,

@@ -136,23 +136,33 @@ class LongestSection(_OnSource[ThresholdedSource]):
 
       max { j - i : (s_i + ... + s_(j-1)) / (j - i) >= level },    s_t the surprisal of call t
 
-    The level is the source's own threshold for whole traces. Normal calls around an attack do not shorten the section,
-    and may lengthen it as long as its mean stays above the level: padding raises the score.
+    The level is the source's own threshold for whole traces, which needs held-out ones: by the traces that the source
+    learned from it is far too low. Normal calls around an attack do not shorten the section, and may lengthen it as
+    long as its mean stays above the level: padding raises the score.
 
     Args:
       source: gives surprisals and the threshold of their means; `fit` fits it.
       false_alarm_rate: see `Detector`.
+
+    Attributes:
+      level_: after `fit`, nats per call.
     """
+
+    needs_held_out = True
 
     def __init__(self, source: ThresholdedSource, false_alarm_rate: float = 0.01):
         super().__init__(false_alarm_rate)
         self.source = source
 
+    def _fit(self, normal: Sequences) -> None:
+        super()._fit(normal)
+        self.level_ = self.source.threshold_  # kept, since others may fit the source again
+
     def decision_function(self, traces: Sequences) -> np.ndarray:
         """Calls, float64 `[N]`."""
         surprisal = self.source.surprisal(traces)
         bounds = zip(traces.offsets[:-1], traces.offsets[1:], strict=True)
-        sections = [longest_section(surprisal[begin:end], self.source.threshold_) for begin, end in bounds]
+        sections = [longest_section(surprisal[begin:end], self.level_) for begin, end in bounds]
         return np.array([end - start for start, end in sections], np.float64)
 
 

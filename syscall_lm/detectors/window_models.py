@@ -76,6 +76,7 @@ class WindowDetector(Detector):
       window_threshold_: after `fit`, the score above which a window is abnormal.
     """
 
+    needs_held_out = True
     model: str
     window_threshold_: float
 

@@ -51,6 +51,16 @@ def test_an_unseen_program_scores_above_normal_traces(name, traces):
     assert scores[0] > scores[1:].max()
 
 
+def test_every_detector_says_what_it_was_chosen_on():
+    assert set(catalogue.CHOSEN_ON) <= set(catalogue.NAMES)
+    assert catalogue.chosen_on("stide") == "nothing" and catalogue.chosen_on("lstm 1x200") == "nothing"
+    assert catalogue.chosen_on("sets-and-calmest") == "development half of the attacks"
+    # Order 8 and 75 calls had been seen to do well on all attacks.
+    assert {catalogue.chosen_on(name) for name in ("ngram", "ngram-calmest", "lstm-calmest 1x200.1")} == {
+        "known beforehand"
+    }
+
+
 def test_a_detector_on_a_member_is_made_for_each(members):
     names = ["stide", "state-knn", "vote"]
     assert list(catalogue.build(names, V, members)) == ["stide", "state-knn a", "state-knn b", "vote"]

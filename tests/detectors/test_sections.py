@@ -80,8 +80,19 @@ def test_padding_calms_the_calmest_stretch_and_neither_the_highest_nor_the_longe
     surprisal = detector.source.surprisal(queries)
     for trace, length in enumerate(longest):
         part = surprisal[queries.offsets[trace] : queries.offsets[trace + 1]]
-        start, end = longest_section(part, detector.source.threshold_)
-        assert end - start == length and part[start:end].mean() >= detector.source.threshold_
+        start, end = longest_section(part, detector.level_)
+        assert end - start == length and part[start:end].mean() >= detector.level_
+
+
+def test_the_level_of_the_longest_section_is_the_threshold_of_held_out_traces():
+    rng = np.random.default_rng(0)
+    training, held_out = (Sequences.from_list([rng.integers(0, 6, 40) for _ in range(5)]) for _ in "ab")
+    detector = LongestSection(NGram(6, 4)).fit(training, held_out)
+    assert detector.needs_held_out and not Stretch(NGram(6)).needs_held_out
+    assert detector.level_ == NGram(6, 4).fit(training, held_out).threshold_ > NGram(6, 4).fit(training).threshold_
+    before = detector.decision_function(held_out)
+    detector.source.threshold_ = 0.0  # as another detector on the same source may set it
+    np.testing.assert_array_equal(detector.decision_function(held_out), before)
 
 
 @pytest.mark.parametrize("wrong", [{"which": "longest"}, {"length": 0}])

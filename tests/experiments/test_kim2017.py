@@ -1,13 +1,17 @@
 """The experiments on Kim et al.: what they write, on small archives, and the functions behind it."""
 
 import json
+import pathlib
+import shutil
 import struct
 
 import numpy as np
 import pytest
 
+from syscall_lm.detectors import catalogue
+from syscall_lm.detectors.ngram import NGram
 from syscall_lm.errors import SyscallLMError
-from syscall_lm.experiments import data
+from syscall_lm.experiments import comparison, data
 from syscall_lm.experiments.kim2017.hosts import Host
 from syscall_lm.traces.archive import TraceArchive, TraceArchiveWriter
 from syscall_lm.traces.trace import ATTACK, NORMAL, Trace
@@ -93,10 +97,12 @@ def joined(paths):
 
 
 def result(folder, name):
-    """The JSON result; neither it nor the table names a folder of this machine."""
+    """The JSON result; neither it nor the table, which tells how to make them again, names a folder of this machine."""
     text = (folder / f"{name}.json").read_text()
-    for written in (text, (folder / f"{name}.md").read_text()):
+    page = (folder / f"{'study_table' if name == 'study' else name}.md").read_text()
+    for written in (text, page):
         assert str(folder) not in written and "/home" not in written and "/tmp" not in written
+    assert f"\nsyscall-lm kim2017.{name} --" in page
     value = json.loads(text)
     assert value["environment"]["jax"] and "output" not in value["configuration"]
     return value
@@ -111,6 +117,30 @@ def test_benchmark_parts(archive):
     summaries = benchmark.summaries(benchmark.is_attack.astype(float))
     assert (summaries["all"]["normal"], summaries["without_copies"]["normal"]) == (41, 40)
     assert summaries["all"]["auc"] == 1
+
+
+def test_detectors_whose_scores_need_held_out_traces_get_those_of_the_language_models(archive, tmp_path):
+    opened = TraceArchive(archive)
+    benchmark = data.benchmark(opened)
+    for seed in (0, 1):
+        held_out = catalogue.build(["ngram-longest"], len(NAMES))["ngram-longest"]
+        comparison.timed_run(held_out, benchmark, seed)
+        split = data.training_traces(opened, data.HELD_OUT, seed)
+        assert held_out.level_ == NGram(len(NAMES)).fit(*split).threshold_
+        assert held_out.level_ > NGram(len(NAMES)).fit(benchmark.train).threshold_
+    ngram = catalogue.build(["ngram"], len(NAMES))["ngram"]
+    comparison.timed_run(ngram, benchmark, 0)  # it needs none, and learns from all
+    expected = NGram(len(NAMES)).fit(benchmark.train).decision_function(benchmark.traces)
+    np.testing.assert_array_equal(ngram.decision_function(benchmark.traces), expected)
+    assert {"hmm", "elm"} < set(catalogue.RANDOM) and "ngram-longest" in catalogue.RANDOM  # a seed draws the traces
+    # Where a split says which traces are held out, those are taken.
+    rng = np.random.default_rng(1)
+    splits = (*["train"] * 9, *["validation"] * 4, "test")
+    known = [(normal_calls(rng, 30), {"label": NORMAL, "split": split}) for split in splits]
+    opened = TraceArchive(write(tmp_path / "split.parquet", known))
+    benchmark = data.benchmark(opened)
+    found = benchmark.fit(catalogue.build(["ngram-longest"], len(NAMES))["ngram-longest"], 0)
+    assert found.level_ == NGram(len(NAMES)).fit(*data.training_traces(opened, data.HELD_OUT, 0)).threshold_
 
 
 def test_hosts_are_split_one_to_five(hosts):
@@ -145,6 +175,10 @@ def test_baselines(commands, archive, tmp_path):
         "elm": [0, 1],
     }
     table = (tmp_path / "baselines.md").read_text()
+    assert (
+        "\nsyscall-lm kim2017.baselines --archive=small.parquet --detectors=stide,ngram-calmest,elm --seeds=0,1\n"
+        in table
+    )
     assert f"| stide | {detectors['stide']['runs'][0]['all']['auc']:.3f} |" in table and "one (9)" in table
     assert done["seeds"].code == done["detector"].code == 2
     assert "whole numbers" in done["seeds"].err and "no detector is called 'nothing'" in done["detector"].err
@@ -209,25 +243,68 @@ module.main = main
 def test_recipes(commands, archive, models, tmp_path):
     fast, printed = (
         [models("f0", 0), models("f1", 1)],
-        [models("p0", 0, ("1x4", "1x5")), models("p1", 1, ("1x4", "1x5"))],
+        [models(f"p{s}", s, ("1x4", "1x5"), epochs=4, schedule="constant") for s in (0, 1)],
     )
-    both = [f"--archive={archive}", f"--fast={joined(fast)}", f"--output={tmp_path}"]
+    longer = models("l1", 1, epochs=9)
+    common = [f"--archive={archive}", f"--recipe=printed={joined(printed)}", f"--output={tmp_path}"]
     cases = {
-        "run": [*both, f"--printed={joined(printed)}"],
-        "different": [*both, f"--printed={models('q', 0, ('1x5',))}"],
+        "run": [*common, f"--recipe=fast={joined(fast)}", f"--recipe=longer={longer}"],
+        "different": [*common, f"--recipe=fast={fast[0]}", f"--recipe=other={models('q', 0, ('1x5',))}"],
+        "twice": [*common, f"--recipe=printed={longer}"],
     }
     done = commands("kim2017.recipes", cases, SMALL)
     assert done["run"].code == 0, done["run"].err
     found = result(tmp_path, "recipes")
     assert list(found["members"]) == ["1x4.1"]
     member = found["members"]["1x4.1"]
-    assert [run["calls"] for run in member["printed"]["runs"]] == [3000, 4000]
+    assert [run["calls"] for run in member["runs"]["printed"]] == [3000, 4000]
     # The tiny models are all drawn alike, so the recipes do not differ, for any resample.
-    assert member["difference"] == {"auc": 0, "interval": [0, 0]}
+    assert member["differences"] == dict.fromkeys(["fast", "longer"], {"auc": 0, "interval": [0, 0]})
     table = (tmp_path / "recipes.md").read_text()
-    assert "| learning_rate | 0.1, 1.1 | 0.1, 1.1 |" in table
-    assert "1x4.1: the printed recipe's AUC less the fast one's is +0.000" in table
+    assert "| learning_rate | 0.1, 1.1 | 0.1, 1.1 | 1.1 |" in table
+    assert "1x4.1: the AUC of longer less that of printed is +0.000" in table
+    assert "(seed 1; each seed holds out others): printed 2.500, fast 2.500, longer 2.500." in table
+    assert table.count("stopped at its cap") == 1 and "printed, seed 1, stopped at its cap (best epoch 2 of 4)" in table
+    assert "--recipe=printed=p0,p1 --recipe=fast=f0,f1 --recipe=longer=l1" in table
+    trained = "--archive=small.parquet --model=l1 --members=1x4,2x3 --seed=1 --learning_rate=1.1 --epochs=9"
+    assert f"\nsyscall-lm train {trained}\n" in table
     assert done["different"].code == 2 and "no member of the same name" in done["different"].err
+    assert done["twice"].code == 2 and "a name of its own" in done["twice"].err
+
+
+def test_tables_show_what_detectors_were_chosen_on_and_what_padding_leaves(commands, archive, tmp_path):
+    common = [f"--archive={archive}", f"--output={tmp_path}", "--seeds=0,1"]
+    detectors = "--detectors=stide,ngram-calmest,call-sets"
+    assert commands("kim2017.baselines", {"run": [*common, detectors]})["run"].code == 0
+    table = tmp_path / "baselines.md"
+    assert "AUC, padded" not in table.read_text().replace("Padded:", "")
+    assert commands("kim2017.mimicry", {"run": [*common, "--detectors=stide,call-sets"]}, SMALL)["run"].code == 0
+    assert commands("kim2017.tables", {"run": [f"--output={tmp_path}"]})["run"].code == 0
+    padded = {
+        name: comparison.spread([run["paddings"]["1"]["auc"] for run in value["runs"]], ".3f")
+        for name, value in json.loads((tmp_path / "mimicry.json").read_text())["detectors"].items()
+    }
+    first = table.read_text().split("###")[1]
+    ends = {line.split(" | ")[0].strip("| "): line.split(" | ")[-2:] for line in first.splitlines() if "%" in line}
+    assert ends["detector"] == ["chosen on", "AUC, padded |"]
+    assert ends["stide"] == ["nothing", f"{padded['stide']} |"]
+    assert ends["ngram-calmest"] == ["known beforehand", " |"]
+    assert ends["call-sets"] == ["development half of the attacks", f"{padded['call-sets']} |"]
+
+
+def test_committed_tables_are_what_the_committed_results_give(commands, tmp_path):
+    folder = pathlib.Path(__file__).parents[2] / "results" / "kim2017"
+    for path in folder.glob("*.json"):
+        shutil.copy(path, tmp_path)
+    (tmp_path / "empty").mkdir()
+    cases = {"empty": [f"--output={tmp_path / 'empty'}"], "run": [f"--output={tmp_path}"]}
+    done = commands("kim2017.tables", cases, "command.own_flags(module)[0].unparse()")
+    assert done["run"].code == 0, done["run"].err
+    assert done["empty"].code == 2 and "holds no results" in done["empty"].err
+    tables = {path.name: path.read_text() for path in tmp_path.glob("*.md")}
+    assert len(tables) == 8
+    for name, text in tables.items():
+        assert (folder / name).read_text() == text, f"{name}: `syscall-lm kim2017.tables` makes it again"
 
 
 MIMICRY = """
@@ -457,7 +534,7 @@ def test_study(commands, study_archive, tmp_path):
     assert list(run["development"]["families"]) == ["Adduser"] and list(run["reported"]["families"]) == ["Web_Shell"]
     padding = found["detectors"]["ngram-calmest"]["padding"][0]
     assert padding["x 8"] < padding["x 1"] <= run["all"]["auc"] and padding["75 calls"] < run["all"]["auc"]
-    assert f"| ngram-calmest | {run['development']['auc']:.3f} (" in (tmp_path / "study.md").read_text()
+    assert f"| ngram-calmest | {run['development']['auc']:.3f} (" in (tmp_path / "study_table.md").read_text()
     assert done["seeds"].code == 2 and "whole numbers" in done["seeds"].err
 
 

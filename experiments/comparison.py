@@ -1,8 +1,5 @@
-"""What the experiments of this folder share: detectors over seeds, tables, and results that name no folders."""
+"""What experiments that compare detectors share: detectors over seeds, their ROC curves, and tables."""
 
-import json
-import pathlib
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,15 +8,15 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from syscall_lm import evaluation, files
+from syscall_lm import evaluation
 from syscall_lm.detectors import catalogue
 from syscall_lm.detectors.base import Detector
 from syscall_lm.errors import SyscallLMError
-from syscall_lm.experiments import provenance
 from syscall_lm.experiments.data import Benchmark
 from syscall_lm.models.store import Member
 
-RATES = ("0.9", "0.95", "0.99")
+DETECTIONS = tuple(f"{rate:g}" for rate in evaluation.DETECTION_RATES)
+FALSE_ALARMS = tuple(f"{rate:g}" for rate in evaluation.FALSE_ALARM_RATES)
 # At which a run keeps its ROC curve: finer where alarms are few.
 FALSE_ALARM_RATES = np.concatenate([np.arange(50) / 1000, np.arange(10, 201) / 200])
 
@@ -66,16 +63,16 @@ def compare(
             detector = detectors.pop(name)  # what it holds is free when it is done
             runs = results.setdefault(name, {"runs": []})["runs"]
             if all(run["seed"] != seed for run in runs):
-                runs.append({"seed": seed, **timed_run(detector, benchmark)})
+                runs.append({"seed": seed, **timed_run(detector, benchmark, seed)})
                 keep(results)
                 print(f"  {name}, seed {seed}: AUC {runs[-1]['all']['auc']:.3f}", file=sys.stderr, flush=True)
     return results
 
 
-def timed_run(detector: Detector, benchmark: Benchmark) -> dict[str, Any]:
+def timed_run(detector: Detector, benchmark: Benchmark, seed: int) -> dict[str, Any]:
     """Fits and scores one detector: seconds of both, the summaries, and detection at `FALSE_ALARM_RATES`."""
     started = time.monotonic()
-    detector.fit(benchmark.train)
+    benchmark.fit(detector, seed)
     fitted = time.monotonic()
     scores = detector.decision_function(benchmark.traces)
     seconds = {"fit_seconds": round(fitted - started, 2), "score_seconds": round(time.monotonic() - fitted, 2)}
@@ -105,39 +102,67 @@ def draw_roc(axes: Axes, runs: Sequence[Mapping[str, Any]], **style: Any) -> Non
         axes.fill_between(FALSE_ALARM_RATES, low, high, color=style["color"], alpha=0.15, lw=0)
 
 
-def tables(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The figures of all detectors as Markdown: with and without copies of training traces, and by attack family."""
+def tables(
+    results: Mapping[str, Mapping[str, Any]],
+    detections: bool = False,
+    columns: Mapping[str, Mapping[str, str]] | None = None,
+) -> list[str]:
+    """The figures of all detectors as Markdown: with and without copies of training traces, and by attack family.
+
+    Args:
+      results: what `compare` returns.
+      detections: see `rows`.
+      columns: see `rows`; they stand in the first table only.
+    """
     return [
-        "FA@d: false alarm rate at detection rate d. ±: standard deviation over the seeds. The interval is a bootstrap "
-        "over traces, its bounds averaged over the seeds.",
-        *("", "### All normal traces", "", *rows(results, "all")),
-        *("", "### Without copies of training traces", "", *rows(results, "without_copies")),
+        *("### All normal traces", "", *rows(results, "all", detections, columns)),
+        *("", "### Without copies of training traces", "", *rows(results, "without_copies", detections)),
         *("", "### AUC by attack family, all normal traces", "", *family_rows(results)),
     ]
 
 
-def rows(results: Mapping[str, Mapping[str, Any]], which: str) -> list[str]:
+LEGEND = (
+    "FA@d: false alarm rate at detection rate d. ±: standard deviation over the seeds. The interval is a bootstrap "
+    "over traces, its bounds averaged over the seeds."
+)
+
+
+def rows(
+    results: Mapping[str, Mapping[str, Any]],
+    which: str,
+    detections: bool = False,
+    columns: Mapping[str, Mapping[str, str]] | None = None,
+) -> list[str]:
     """A Markdown table, a row a detector: AUC with interval, false alarms at detection rates.
 
     Args:
       results: what `compare` returns.
       which: "all" or "without_copies".
+      detections: whether to add detection rates at false alarm rates.
+      columns: more of them: title -> detector -> cell.
     """
-    lines = ["| detector | AUC | 95 % interval | FA@90 % | FA@95 % | FA@99 % |", "|---|---|---|---|---|---|"]
+    columns = columns or {}
+    titles = ["detector", "AUC", "95 % interval", *(f"FA@{100 * float(rate):g} %" for rate in DETECTIONS)]
+    titles += [f"D@{100 * float(rate):g} %" for rate in FALSE_ALARMS] * detections
+    titles += columns
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for name, result in results.items():
         runs = [run[which] for run in result["runs"]]
         low, high = np.mean([run["auc_interval"] for run in runs], axis=0)
-        rates = [spread([100 * run["false_alarms_at_detection"][rate] for run in runs], ".1f") + " %" for rate in RATES]
-        auc = spread([run["auc"] for run in runs], ".3f")
-        lines.append(f"| {name} | {auc} | {low:.3f} to {high:.3f} | {' | '.join(rates)} |")
+        cells = [name, spread([run["auc"] for run in runs], ".3f"), f"{low:.3f} to {high:.3f}"]
+        cells += [percent(run["false_alarms_at_detection"][rate] for run in runs) for rate in DETECTIONS]
+        if detections:
+            cells += [percent(run["detection_at_false_alarms"][rate] for run in runs) for rate in FALSE_ALARMS]
+        cells += [column.get(name, "") for column in columns.values()]
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
 def family_rows(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A Markdown table of the AUC by attack family, over all normal traces."""
     families = next(iter(results.values()))["runs"][0]["all"]["families"]
-    lines = ["| detector | " + " | ".join(f"{name} ({value['attacks']})" for name, value in families.items()) + " |"]
-    lines.append("|---" * (len(families) + 1) + "|")
+    titles = [f"{name or 'unnamed'} ({value['attacks']})" for name, value in families.items()]
+    lines = [f"| detector | {' | '.join(titles)} |", "|---" * (len(families) + 1) + "|"]
     for name, result in results.items():
         cells = [spread([run["all"]["families"][f]["auc"] for run in result["runs"]], ".3f") for f in families]
         lines.append(f"| {name} | {' | '.join(cells)} |")
@@ -150,24 +175,6 @@ def spread(values: Sequence[float], form: str) -> str:
     return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):{form}}"
 
 
-def write(output: pathlib.Path, name: str, main: Callable[..., None], result: Mapping[str, Any], text: str) -> None:
-    """Writes NAME.json (with configuration and environment) and NAME.md, and prints the latter."""
-    settings = {key: _last_part(value) for key, value in provenance.configuration(main).items() if key != "output"}
-    value = {**result, "configuration": settings, "environment": provenance.environment()}
-    files.write_text(output / f"{name}.json", as_json(value))
-    files.write_text(output / f"{name}.md", text)
-    print(text)
-    print(f"results: {output / name}.json")
-
-
-def as_json(value: Any) -> str:
-    """Indented JSON, but a list of numbers in one line."""
-    text = json.dumps(value, indent=1) + "\n"
-    return re.sub(r"\[([-+\d.eE,\s]*)\]", lambda found: "[" + " ".join(found[1].split()) + "]", text)
-
-
-def _last_part(value: Any) -> Any:
-    """A path without its folders: results are to be the same wherever the data lies."""
-    if isinstance(value, list):
-        return [_last_part(part) for part in value]
-    return pathlib.PurePath(value).name if isinstance(value, str) and "/" in value else value
+def percent(rates: Iterable[float]) -> str:
+    """`spread` of rates, in per cent."""
+    return spread([100 * rate for rate in rates], ".1f") + " %"
