@@ -8,8 +8,11 @@ open to close. Here each of these claims is a number, too: at which place among 
 in the embedding itself, for every member of every model. By chance the mean place among n calls would be n / 2.
 Distances are cosine, and Euclidean beside it: training moves the embedding of a rare call little from where it was
 born, near zero, so that rare calls are the Euclidean neighbours of all others. As in the paper only calls that occur
-in training take part. The picture (t-SNE by cosine) has one panel for all calls and one around each group. Half a
-minute on two cores.
+in training take part. The picture (t-SNE by cosine) has one panel for all calls and one around each group.
+
+Each claim gets a verdict: that calls lie together holds if, over all models, their mean place by cosine is within the
+nearest tenth of the calls; that two steps are about the same holds if their mean cosine is at least a half. Half a
+minute on one core.
 """
 
 import itertools
@@ -44,6 +47,8 @@ GROUPS = {
 STEP = (("read", "write"), ("open", "close"))  # the pairs whose difference "appears to be almost the same"
 NEIGHBOURS = 5
 METRICS = ("cosine", "euclidean")
+TOGETHER = 0.1  # of all calls: mean places up to there are called together
+SAME_STEP = 0.5  # cosine from which two steps are called the same
 FONT = 8  # of labels, points
 
 ARCHIVE = flags.DEFINE_string("archive", None, "the archive that the models learned from", required=True)
@@ -219,8 +224,10 @@ def table(result: dict[str, Any]) -> str:
         f"Mean place of a group's calls among each other's neighbours: 1 is best, {total / 2:.0f} is chance. "
         "Cosine / Euclidean; ±: standard deviation over the seeds.",
         "",
-        "| group | do not occur | " + " | ".join(by_member) + " |",
-        "|---" * (2 + len(by_member)) + "|",
+        *verdicts(result),
+        "",
+        "| group | times in training | do not occur | " + " | ".join(by_member) + " |",
+        "|---" * (3 + len(by_member)) + "|",
     ]
     for title, group in result["members"][0]["groups"]["cosine"].items():
         cells = []
@@ -228,18 +235,53 @@ def table(result: dict[str, Any]) -> str:
             means = [[one["groups"][metric][title]["mean"] for one in measured] for metric in METRICS]
             cells.append("" if None in means[0] else " / ".join(spread(values, ".1f") for values in means))
         shown = f"{title}: {', '.join(group['calls'])}"
-        lines.append(f"| {shown} | {', '.join(group['absent'])} | {' | '.join(cells)} |")
+        times = ", ".join(f"{result['calls'][call]:,}" for call in group["calls"])
+        lines.append(f"| {shown} | {times} | {', '.join(group['absent'])} | {' | '.join(cells)} |")
     cells = []
     for measured in by_member.values():
         values = [one["step_cosine"] for one in measured]
         cells.append("" if None in values else spread(values, ".2f"))
-    lines.append(f"| cosine of the steps read to write and open to close | | {' | '.join(cells)} |")
+    lines.append(f"| cosine of the steps read to write and open to close | | | {' | '.join(cells)} |")
     drawn = result["drawn"]
     lines += ["", f"Member {drawn['member']}, seed {drawn['seed']}:", ""]
     lines += ["| call | times in training | nearest by cosine |", "|---|---|---|"]
     for call, count in sorted(result["calls"].items(), key=lambda item: -item[1]):
         lines.append(f"| {call} | {count:,} | {', '.join(result['neighbours']['cosine'][call])} |")
     return "\n".join(lines) + "\n"
+
+
+def verdicts(result: dict[str, Any]) -> list[str]:
+    """For each claim of section 3.4 whether it holds in these models, and by which numbers."""
+    measured, total = result["members"], len(result["calls"])
+    lines = [
+        f"What the paper says, by all {len(measured)} models. Together means: a mean place of at most "
+        f"{TOGETHER * total:g} by cosine; the same step: a mean cosine of at least {SAME_STEP:g}.",
+        "",
+    ]
+    for title, group in measured[0]["groups"]["cosine"].items():
+        means = {metric: [one["groups"][metric][title]["mean"] for one in measured] for metric in METRICS}
+        if None in means["cosine"]:
+            lines.append(f"- {title}: cannot be told, since fewer than two of these calls occur.")
+            continue
+        place, euclidean = (float(np.mean(means[metric])) for metric in METRICS)
+        nearer = sum(mean < total / 2 for mean in means["cosine"])
+        lines.append(
+            f"- {', '.join(group['calls'])} lie together: **{_verdict(place <= TOGETHER * total)}**. Mean place "
+            f"{place:.1f} of {total - 1} (chance {total / 2:g}), nearer than chance in {nearer} of {len(measured)} "
+            f"models; Euclidean {euclidean:.1f}."
+        )
+    steps = [one["step_cosine"] for one in measured if one["step_cosine"] is not None]
+    if steps:
+        cosine = float(np.mean(steps))
+        lines.append(
+            f"- read to write is about the same step as open to close: **{_verdict(cosine >= SAME_STEP)}**. "
+            f"Mean cosine {cosine:.2f} (1: the same direction, 0: unrelated), {min(steps):.2f} to {max(steps):.2f}."
+        )
+    return lines
+
+
+def _verdict(holds: bool) -> str:
+    return "holds" if holds else "does not hold"
 
 
 if __name__ == "__main__":

@@ -481,6 +481,14 @@ def test_embeddings(commands, archive, models, tmp_path):
         ("1x4.1", 0), ("2x3.2", 0), ("1x4.1", 1), ("2x3.2", 1)
     ]  # fmt: skip
     assert found["members"][0]["groups"]["cosine"]["pipe"]["absent"] == ["pipe2"]  # it is not in training
+    table = (tmp_path / "embeddings.md").read_text()
+    places = [one["groups"]["cosine"]["read and write"]["mean"] for one in found["members"]]
+    verdict = "holds" if np.mean(places) <= 0.6 else "does not hold"
+    nearer = sum(place < 3 for place in places)
+    assert f"- read, write lie together: **{verdict}**. Mean place {np.mean(places):.1f} of 5 (chance 3)" in table
+    assert f"nearer than chance in {nearer} of 4 models" in table
+    assert "- pipe: cannot be told" in table and table.count("**") == 2 * 3  # two groups and the step
+    assert f"| read and write: read, write | {found['calls']['read']:,}, {found['calls']['write']:,} |" in table
     assert len(found["t_sne"]) == 6 and (tmp_path / "embeddings.png").stat().st_size > 0
     assert done["member"].code == 2 and "the models have 1x4.1" in done["member"].err
 
