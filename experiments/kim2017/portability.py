@@ -1,7 +1,7 @@
 """Kim et al., section 3.3 and figure 4: a model of one host scores another, its calls mapped by name.
 
   syscall-lm kim2017.portability --mit=mit_normal.parquet,mit_attack.parquet \
-      --unm=unm_normal.parquet,unm_attack.parquet --workdir=runs/portability
+      --unm=unm_normal.parquet,unm_attack.parquet --epochs=8 --workdir=runs/portability
 
 The paper trains one layer of 200 cells on KDD98's normal traces: AUC 0.994 there (2.3 % false alarms at 100 %
 detection) and 0.969 on UNM's lpr (5.5 % at 99.8 %), close to a model trained on UNM. Here MIT's lpr and UNM's lpr stand
@@ -9,8 +9,15 @@ for the two hosts, each way, beside the model trained at the place (archives: se
 available; with --kdd98_dir and --kdd98_events its rows are run, too.
 
 Detectors are of the catalogue; for those that look into a language model, each of --members is trained on each host and
-the one with the lowest loss on a tenth of that host's normal training traces is taken. Each seed draws another sixth of
-the normal traces to learn from. With --workdir an interrupted run goes on where it was.
+the one with the lowest loss on a tenth of that host's normal training traces is taken: smaller ones than the paper's,
+for time; --members=1x200 trains that. Each seed draws another sixth of the normal traces to learn from. About 5 minutes
+on one core; with --workdir an interrupted run goes on where it was.
+
+By seed STIDE, learned on UNM, finds nearly all of UNM's attacks or none. 962 of the 1,001 attacks are one trace (there
+are 8 distinct ones), and of its windows of 6 calls just 10 differ from what ordinary runs of lpr show. Three of the 580
+normal traces, synthetic runs of 166 and 167 calls, hold all 10; the sixth to learn from holds one of them with seeds 0
+and 1, none with seed 2 (in 42 % of all draws it holds at least one). Then 99 % of the attacks have no mismatch, as 95 %
+of the normal traces have none. For an n-gram model these calls stay rare: 0.94.
 """
 
 import dataclasses
@@ -38,6 +45,11 @@ from syscall_lm.reports import figures
 
 NOT_RUN = "not run: no data"
 KDD98 = "KDD98"
+STIDE_ON_UNM = (
+    "STIDE, learned on UNM: 962 of the 1,001 attacks are one trace, of whose windows just 10 differ from ordinary runs "
+    "of lpr. Three of the 580 normal traces, synthetic ones, hold all 10; where the sixth that a seed draws to learn "
+    "from holds one of these, 99 % of the attacks have no mismatch, nor have 95 % of the normal traces."
+)
 STYLES = ("-", "--", ":", "-.")
 
 MIT = flags.DEFINE_list("mit", [], "archives of MIT's lpr: normal traces, attacks")
@@ -171,6 +183,11 @@ def table(result: dict[str, Any]) -> str:
             + f" | {spread([run['without_copies']['auc'] for run in runs], '.3f')} | "
             + f"{spread([100 * run['unmapped_calls'] for run in runs], '.2f')} % |"
         )
+    for row in result["rows"]:
+        found = (row["target"], row["source"], row.get("detector"))
+        if found == ("UNM lpr", "UNM lpr", "stide") and row["runs"][0]["all"]["attacks"] == 1001:
+            by_seed = ", ".join(f"{run['all']['auc']:.3f}" for run in row["runs"])
+            lines += ["", f"{STIDE_ON_UNM} AUC by seed: {by_seed}."]
     if result["models"]:
         lines += ["", "Language models, by the loss on a tenth of the normal training traces (nats per call):", ""]
         for model in result["models"]:
