@@ -21,6 +21,7 @@ from syscall_lm.traces.trace import Sequences
 
 ORDER = 8
 FOLDS = 10
+FLOOR = 0.05  # added before a logarithm, as `Agreement` does
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,6 +49,25 @@ class Context:
     def calmest(self, length: int = 150) -> np.ndarray:
         """Of the order-8 surprisal, `[N]`."""
         return stretch_means(self.surprisal(), self.traces, "calmest", length)
+
+    @functools.cached_property
+    def unseen(self) -> dict[str, np.ndarray]:
+        """Scores of the training traces, `[n]` each, by models that saw no trace of their pseudo-program."""
+        train, size = self.benchmark.train, self.vocabulary_size
+        fold = pseudo_programs(train) % FOLDS
+        found = {name: np.zeros(len(train)) for name in ("mean", "calmest", "sets")}
+        for k in np.unique(fold):
+            known, unseen = train.take(fold != k), train.take(fold == k)
+            surprisal = NGram(size, ORDER).fit(known).surprisal(unseen)
+            found["mean"][fold == k] = scoring.means(surprisal, unseen)
+            found["calmest"][fold == k] = stretch_means(surprisal, unseen, "calmest", 150)
+            found["sets"][fold == k] = CallSets(size).fit(known).decision_function(unseen)
+        return found
+
+    @functools.cached_property
+    def scores(self) -> dict[str, np.ndarray]:
+        """The same three scores of the traces to judge, `[N]` each."""
+        return {"mean": self.mean(self.surprisal()), "calmest": self.calmest(), "sets": self.sets}
 
     @functools.cached_property
     def sets(self) -> np.ndarray:
@@ -121,23 +141,32 @@ def _one_class(context: Context, fit: Callable[[np.ndarray, int], Callable[[np.n
 
     It is fitted to training traces whose features come from models that saw no trace of their pseudo-program.
     """
-    train, size = context.benchmark.train, context.vocabulary_size
 
-    def features(calm: np.ndarray, sets: np.ndarray, traces: Sequences) -> np.ndarray:
+    def features(scores: dict[str, np.ndarray], traces: Sequences) -> np.ndarray:
         distinct = [len(np.unique(calls)) for calls in traces]
-        return np.column_stack([np.log(calm + 0.05), np.log(sets + 0.05), np.log(distinct)])
+        return np.column_stack([np.log(scores["calmest"] + FLOOR), np.log(scores["sets"] + FLOOR), np.log(distinct)])
 
-    fold = pseudo_programs(train) % FOLDS
-    calm, sets = np.zeros(len(train)), np.zeros(len(train))
-    for k in np.unique(fold):
-        known, unseen = train.take(fold != k), train.take(fold == k)
-        surprisal = NGram(size, ORDER).fit(known).surprisal(unseen)
-        calm[fold == k] = stretch_means(surprisal, unseen, "calmest", 150)
-        sets[fold == k] = CallSets(size).fit(known).decision_function(unseen)
-    normal = features(calm, sets, train)
+    normal = features(context.unseen, context.benchmark.train)
     centre, scale = normal.mean(axis=0), normal.std(axis=0)
     score = fit((normal - centre) / scale, seed)
-    return score((features(context.calmest(), context.sets, context.traces) - centre) / scale)
+    return score((features(context.scores, context.traces) - centre) / scale)
+
+
+def standardised(context: Context, name: str, by_length: bool) -> np.ndarray:
+    """The logarithm of a score, in deviations above unseen normal programs (of the same length, by a line), `[N]`."""
+    unseen, judged = np.log(context.unseen[name] + FLOOR), np.log(context.scores[name] + FLOOR)
+    if not by_length:
+        return (judged - unseen.mean()) / unseen.std()
+    slope, start = np.polyfit(np.log(context.benchmark.train.lengths), unseen, 1)
+    residual = unseen - start - slope * np.log(context.benchmark.train.lengths)
+    return (judged - start - slope * np.log(context.traces.lengths)) / residual.std()
+
+
+def agreed(context: Context, sets_by_length: bool, calmest_by_length: bool) -> np.ndarray:
+    """As `sets-and-calmest`, calibrated by length."""
+    return np.minimum(
+        standardised(context, "sets", sets_by_length), standardised(context, "calmest", calmest_by_length)
+    )
 
 
 def _mahalanobis(x: np.ndarray, seed: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -214,6 +243,10 @@ ATTEMPTS: dict[str, Attempt] = {
     "call sets": lambda c, s: c.sets,
     "call sets times mean surprisal": lambda c, s: c.sets * c.mean(c.surprisal()),
     "call sets times calmest 150 calls": lambda c, s: c.sets * c.calmest(),
+    "mean surprisal, calibrated by trace length": lambda c, s: standardised(c, "mean", True),
+    "calmest 150 calls, calibrated by trace length": lambda c, s: standardised(c, "calmest", True),
+    "sets-and-calmest, call sets calibrated by trace length": lambda c, s: agreed(c, True, False),
+    "sets-and-calmest, both calibrated by trace length": lambda c, s: agreed(c, True, True),
     "calmest 150 calls after self-training": _self_training,
     "random forest on labels": _supervised,
 }

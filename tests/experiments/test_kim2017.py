@@ -1,5 +1,6 @@
 """The experiments on Kim et al.: what they write, on small archives, and the functions behind it."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -12,6 +13,7 @@ from syscall_lm.detectors import catalogue
 from syscall_lm.detectors.ngram import NGram
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import comparison, data
+from syscall_lm.experiments.kim2017 import study_attempts
 from syscall_lm.experiments.kim2017.hosts import Host
 from syscall_lm.traces.archive import TraceArchive, TraceArchiveWriter
 from syscall_lm.traces.trace import ATTACK, NORMAL, Trace
@@ -544,6 +546,21 @@ def test_study(commands, study_archive, tmp_path):
     assert padding["x 8"] < padding["x 1"] <= run["all"]["auc"] and padding["75 calls"] < run["all"]["auc"]
     assert f"| ngram-calmest | {run['development']['auc']:.3f} (" in (tmp_path / "study_table.md").read_text()
     assert done["seeds"].code == 2 and "whole numbers" in done["seeds"].err
+
+
+def test_attempts_calibrated_by_length(study_archive):
+    """Without the calibration they are the detector that ships; with it, a score rises or falls with length no more."""
+    benchmark = data.benchmark(TraceArchive(study_archive))
+    context = study_attempts.Context(benchmark, np.ones(len(benchmark.traces), bool), len(NAMES))
+    shipped = benchmark.fit(catalogue.build(["sets-and-calmest"], len(NAMES))["sets-and-calmest"], 0)
+    expected = shipped.decision_function(benchmark.traces)
+    np.testing.assert_allclose(study_attempts.agreed(context, False, False), expected, rtol=1e-9, atol=1e-9)
+    itself = dataclasses.replace(context, benchmark=dataclasses.replace(benchmark, traces=benchmark.train))
+    itself.__dict__["scores"] = context.unseen  # judged are the training traces, by models that did not see them
+    for name in context.unseen:
+        scores = study_attempts.standardised(itself, name, True)
+        np.testing.assert_allclose([scores.mean(), scores.std()], [0, 1], atol=1e-9)
+        assert abs(np.corrcoef(scores, np.log(benchmark.train.lengths))[0, 1]) < 1e-9
 
 
 def test_precision_tells_what_cheaper_arithmetic_does(archive, models, commands, tmp_path):
