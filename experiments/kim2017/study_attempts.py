@@ -14,9 +14,12 @@ from syscall_lm import scoring
 from syscall_lm.detectors.agreement import pseudo_programs
 from syscall_lm.detectors.call_sets import CallSets
 from syscall_lm.detectors.features import Frequency
+from syscall_lm.detectors.language_model import TrainedMember
 from syscall_lm.detectors.ngram import NGram
 from syscall_lm.detectors.sections import stretch_means
+from syscall_lm.experiments import data
 from syscall_lm.experiments.data import Benchmark
+from syscall_lm.models.store import Member
 from syscall_lm.traces.trace import Sequences
 
 ORDER = 8
@@ -167,6 +170,20 @@ def agreed(context: Context, sets_by_length: bool, calmest_by_length: bool) -> n
     return np.minimum(
         standardised(context, "sets", sets_by_length), standardised(context, "calmest", calmest_by_length)
     )
+
+
+def with_language_model(context: Context, member: Member, seed: int) -> np.ndarray:
+    """As `sets-and-calmest`, a language model in place of the n-gram, standardised by the traces that it held out.
+
+    On pseudo-programs, which it would have to be trained ten times more for, it would be standardised as the n-gram is.
+    """
+    source = TrainedMember(member)
+    _, held_out = data.hold_out(context.benchmark.train, data.HELD_OUT, seed)
+    unseen, judged = (
+        np.log(stretch_means(source.surprisal(traces), traces, "calmest", 150) + FLOOR)
+        for traces in (held_out, context.traces)
+    )
+    return np.minimum(standardised(context, "sets", False), (judged - unseen.mean()) / unseen.std())
 
 
 def _mahalanobis(x: np.ndarray, seed: int) -> Callable[[np.ndarray], np.ndarray]:
