@@ -8,7 +8,6 @@ import sys
 import jax
 import numpy as np
 import pytest
-
 from jax.sharding import PartitionSpec
 
 from syscall_lm import scoring, training, window_training
