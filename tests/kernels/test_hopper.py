@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from syscall_lm.experiments import gpu_cases
+from syscall_lm.experiments.benchmarking import gpu_cases
 from syscall_lm.kernels import hopper, lstm, shapes
 from syscall_lm.kernels.lstm import mosaic_gpu as mosaic_lstm
 from syscall_lm.kernels.scoring import mosaic_gpu as mosaic_scoring
@@ -23,6 +23,12 @@ def test_the_kernels_lower_for_hopper():
     state = np.zeros((130, 33), np.float32)
     inputs = np.zeros((3, 130, 132), np.float32), np.zeros((33, 132), np.float32), np.zeros((3, 130), bool)
     assert "mosaic_gpu" in lower(mosaic_lstm.run, *inputs, (state, state))
+
+
+@pytest.mark.parametrize("shape", [shape for shape in shapes.MODELS if shape.cells <= 200], ids=str)
+def test_real_shapes_lower_for_hopper(shape):  # those of 400 cells do too, but it takes a minute each
+    tile = jax.eval_shape(lambda: gpu_cases.tile(shape, 1, shapes.LANES[0]))
+    assert "mosaic_gpu" in lower(mosaic_scoring.score_tile, *tile)
 
 
 @pytest.mark.parametrize("shape", shapes.MODELS, ids=str)
