@@ -25,6 +25,7 @@ from absl import flags
 from syscall_lm import evaluation
 from syscall_lm.detectors import catalogue
 from syscall_lm.detectors.base import Detector
+from syscall_lm.detectors.language_model import TrainedMember
 from syscall_lm.detectors.sections import STRETCH
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, comparison, data
@@ -78,12 +79,13 @@ def main(argv: list[str]) -> None:
             attempts[name] = {"kind": study_attempts.kind(name), "runs": runs}
             report(name, runs)
         for seed, model in models.items():
-            for member in model.members:
-                scores = study_attempts.with_language_model(context, member, seed)
-                name = f"sets-and-calmest, {member.name} in place of the n-gram"
-                runs = attempts.setdefault(name, {"kind": "inductive", "runs": []})["runs"]
-                runs.append({"seed": seed, **by_scope(scores, benchmark, development, full=False)})
-                report(name, runs)
+            for member in map(TrainedMember, model.members):
+                for how, settings in study_attempts.ON_MODELS.items():
+                    scores = study_attempts.with_language_model(context, member, seed, **settings)
+                    name = f"sets-and-calmest, {member.name} {how}"
+                    runs = attempts.setdefault(name, {"kind": "inductive", "runs": []})["runs"]
+                    runs.append({"seed": seed, **by_scope(scores, benchmark, development, full=False)})
+                    report(name, runs)
     result = {
         "archive": archive.path.name,
         "data": data.fingerprint(benchmark.traces),

@@ -6,15 +6,19 @@ import pathlib
 import shutil
 import struct
 
+import jax
 import numpy as np
 import pytest
 
 from syscall_lm.detectors import catalogue
+from syscall_lm.detectors.language_model import TrainedMember
 from syscall_lm.detectors.ngram import NGram
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import comparison, data
 from syscall_lm.experiments.kim2017 import study_attempts
 from syscall_lm.experiments.kim2017.hosts import Host
+from syscall_lm.models import language_model, lstm
+from syscall_lm.models.store import Member
 from syscall_lm.traces.archive import TraceArchive, TraceArchiveWriter
 from syscall_lm.traces.trace import ATTACK, NORMAL, Trace
 from syscall_lm.traces.vocabulary import Vocabulary
@@ -548,7 +552,7 @@ def test_study(commands, study_archive, models, tmp_path):
     assert padding["x 8"] < padding["x 1"] <= run["all"]["auc"] and padding["75 calls"] < run["all"]["auc"]
     assert f"| ngram-calmest | {run['development']['auc']:.3f} (" in (tmp_path / "study_table.md").read_text()
     runs = {name: [run["seed"] for run in value["runs"]] for name, value in found["attempts"].items()}
-    on_models = [f"sets-and-calmest, {member} in place of the n-gram" for member in ("1x4.1", "2x3.2")]
+    on_models = [f"sets-and-calmest, {m} {how}" for m in ("1x4.1", "2x3.2") for how in study_attempts.ON_MODELS]
     assert runs == {"n-gram of order 1": [0], "n-gram of order 2": [0], **dict.fromkeys(on_models, [0, 1])}
     assert done["seeds"].code == 2 and "whole numbers" in done["seeds"].err
 
@@ -560,6 +564,14 @@ def test_attempts_calibrated_by_length(study_archive):
     shipped = benchmark.fit(catalogue.build(["sets-and-calmest"], len(NAMES))["sets-and-calmest"], 0)
     expected = shipped.decision_function(benchmark.traces)
     np.testing.assert_allclose(study_attempts.agreed(context, False, False), expected, rtol=1e-9, atol=1e-9)
+    shape = lstm.Shape(len(NAMES), 3)
+    member = TrainedMember(Member("m", shape, language_model.initialise(jax.random.key(0), shape)))
+    by_ngram = study_attempts.with_language_model(context, member, 0, share=0.0)
+    by_member = study_attempts.with_language_model(context, member, 0, share=1.0)
+    mixed = study_attempts.with_language_model(context, member, 0, share=0.5)
+    assert (np.abs(by_ngram - by_member) > 1e-3).any() and (np.abs(mixed - by_member) > 1e-3).any()
+    for scores in (by_ngram, by_member, mixed):  # the call sets still let pass what they let pass
+        assert (scores <= study_attempts.standardised(context, "sets", False)).all()
     itself = dataclasses.replace(context, benchmark=dataclasses.replace(benchmark, traces=benchmark.train))
     itself.__dict__["scores"] = context.unseen  # judged are the training traces, by models that did not see them
     for name in context.unseen:
