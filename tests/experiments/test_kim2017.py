@@ -13,6 +13,7 @@ import pytest
 from syscall_lm.detectors import catalogue
 from syscall_lm.detectors.language_model import TrainedMember
 from syscall_lm.detectors.ngram import NGram
+from syscall_lm.detectors.sections import LongestSection
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import comparison, data
 from syscall_lm.experiments.kim2017 import study_attempts
@@ -129,7 +130,7 @@ def test_detectors_whose_scores_need_held_out_traces_get_those_of_the_language_m
     opened = TraceArchive(archive)
     benchmark = data.benchmark(opened)
     for seed in (0, 1):
-        held_out = catalogue.build(["ngram-longest"], len(NAMES))["ngram-longest"]
+        held_out = LongestSection(NGram(len(NAMES)))
         comparison.timed_run(held_out, benchmark, seed)
         split = data.training_traces(opened, data.HELD_OUT, seed)
         assert held_out.level_ == NGram(len(NAMES)).fit(*split).threshold_
@@ -145,7 +146,8 @@ def test_detectors_whose_scores_need_held_out_traces_get_those_of_the_language_m
     known = [(normal_calls(rng, 30), {"label": NORMAL, "split": split}) for split in splits]
     opened = TraceArchive(write(tmp_path / "split.parquet", known))
     benchmark = data.benchmark(opened)
-    found = benchmark.fit(catalogue.build(["ngram-longest"], len(NAMES))["ngram-longest"], 0)
+    found = LongestSection(NGram(len(NAMES)))
+    benchmark.fit(found, 0)
     assert found.level_ == NGram(len(NAMES)).fit(*data.training_traces(opened, data.HELD_OUT, 0)).threshold_
 
 
@@ -515,6 +517,7 @@ def study_archive(tmp_path_factory):
 STUDY = """
 import numpy as np
 from syscall_lm.detectors.ngram import NGram
+from syscall_lm.detectors.sections import LongestSection
 from syscall_lm.experiments.kim2017 import study_attempts
 from syscall_lm.traces.trace import Sequences
 rng = np.random.default_rng(0)
