@@ -1,19 +1,20 @@
-"""Measures scoring and training throughput beside PyTorch and Flax, on the same traces, in one process.
+"""Measures scoring and training throughput beside PyTorch and Flax, on the same traces and weights.
 
   pip install -e '.[bench]'
   syscall-lm benchmark --output=results/benchmark --archive=adfa.parquet
 
-Cases: `scoring` and `training` (fixed shapes), `seeds` (three members together), `archive` (real lengths, end to end),
-`members` (1 to 32), `sweep` (lanes and steps of a tile), `devices` (how many CPU devices the cores are split into) and
-`start` (from the command to the first score, with and without a persistent compilation cache).
+Cases: `scoring` and `training` (fixed shapes), `ensemble` (one model of each shape), `seeds` (three members together),
+`archive` (scoring an archive, from its file), `epoch` (training on a part of its training traces), `members` (1 to 32),
+`sweep` (lanes and steps of a tile, lanes of a minibatch), `devices` (how many CPU devices the cores are split into) and
+`start` (the command `score` on one trace, with and without a persistent compilation cache).
 
 Every implementation of a case runs in turn, several rounds; a row holds medians of real (unpadded) calls per second,
-the ratio to each peer, and the fraction of the floor: the model's floating-point operations per call over the
-matrix-multiply rate that was measured between the rounds. PyTorch runs at its best of several batch shapes;
-our training runs in a process of its own, as `train` prepares it, and PyTorch also in one that is prepared alike.
-First calls (compilation) are timed apart, and the process's peak memory during them noted. Machines are shared and
-noisy: quote ratios, and absolute speeds on a GPU only. It takes some fifteen minutes on two cores; close
-everything else.
+the ratio to each peer, and the fraction of the floor: the floating-point operations of the calls that it computes over
+the matrix-multiply rate that was measured between the rounds. Scoring is timed in this process; its surprisals are
+compared with ours first. Training is timed in processes of its own, ours and the peers' alike, the median of seven
+steps a round; PyTorch also in one that keeps freed memory, as `train` has it. First runs, with compilation, are timed
+apart, and what the process grew by in them. Machines are shared and noisy: quote ratios, and absolute speeds on a GPU
+only. It takes some forty minutes on two cores; close everything else.
 """
 
 import functools
@@ -30,19 +31,21 @@ from absl import flags
 
 from syscall_lm import files
 from syscall_lm.errors import SyscallLMError
-from syscall_lm.experiments import benchmark_cases, benchmark_figure, benchmark_processes, command, provenance
-from syscall_lm.experiments.benchmark_cases import Contender, V
+from syscall_lm.experiments import command, provenance
+from syscall_lm.experiments.benchmarking import cases, roofline, worker
+from syscall_lm.experiments.benchmarking.cases import Contender, V
 from syscall_lm.models import lstm
 from syscall_lm.reports import figures
 from syscall_lm.traces.archive import TraceArchive
 
-OUTPUT = flags.DEFINE_string("output", None, "directory for benchmark.json and table.md", required=True)
-ARCHIVE = flags.DEFINE_string("archive", "", "trace archive for the cases of real lengths; empty leaves them out")
+NAMES = ("scoring", "training", "ensemble", "seeds", "archive", "epoch", "members", "sweep", "devices", "start")
+OF_ARCHIVE = ("archive", "epoch")
+
+OUTPUT = flags.DEFINE_string("output", None, "directory for benchmark.json, table.md and roofline.png", required=True)
+ARCHIVE = flags.DEFINE_string("archive", "", f"trace archive for {' and '.join(OF_ARCHIVE)}; empty leaves them out")
 SHAPES = flags.DEFINE_list("shapes", ["1x200", "1x400", "2x400"], "language models to measure")
-ROUNDS = flags.DEFINE_integer("rounds", 7, "how often each implementation runs", lower_bound=1)
-CASES = flags.DEFINE_list(
-    "cases", ["scoring", "training", "seeds", "archive", "members", "sweep", "devices", "start"], "what to measure"
-)
+ROUNDS = flags.DEFINE_integer("rounds", 5, "how often each implementation runs", lower_bound=1)
+CASES = flags.DEFINE_list("cases", list(NAMES), "what to measure")
 THREADS = flags.DEFINE_list("torch_threads", ["1", "2"], "PyTorch's thread counts to choose the best of")
 
 
@@ -51,116 +54,133 @@ def main(argv: list[str]) -> None:
     if argv:
         raise SyscallLMError(f"benchmark takes flags only; what is {argv[0]!r}?")
     shapes = [lstm.Shape.parse(text, V) for text in SHAPES.value]
+    threads = [int(count) for count in THREADS.value if count.isdecimal() and int(count)]
+    if len(threads) < max(1, len(THREADS.value)):
+        raise SyscallLMError("--torch_threads are numbers of threads")
     output = pathlib.Path(OUTPUT.value)
     rows: list[dict[str, Any]] = []
-    for name, shape, contenders, rounds in _cases(shapes):
-        rows += measure(name, shape, contenders(), rounds)
-        result = {"environment": provenance.environment(), "rounds": ROUNDS.value, "rows": rows}
+    for case in _cases(shapes, threads):
+        rows += measure(case)
+        result = {"environment": provenance.environment(), "rows": rows}
         files.write_text(output / "benchmark.json", json.dumps(result, indent=1) + "\n")
         files.write_text(output / "table.md", table_of(result))
-        print(table_of({**result, "rows": [row for row in rows if row["case"] == name]}), flush=True)
-    drawing = benchmark_figure.roofline(rows, benchmark_cases.SCORING_LANES, V)
+        print(table_of({**result, "rows": [row for row in rows if row["case"] == case.name]}), flush=True)
+    drawing = roofline.figure(rows, V)
     if drawing is not None:
         with files.complete_file(output / "roofline.png") as temporary:
             figures.save(drawing, temporary)
 
 
-Case = tuple[str, lstm.Shape, Callable[[], list[Contender]], int]
+class Case:
+    """What is measured: its name, FLOPs a call, what makes the contenders, and rounds."""
+
+    def __init__(self, name: str, flops: int, rounds: int, make: Callable[..., list[Contender]], *arguments: Any):
+        self.name, self.flops, self.rounds = name, flops, rounds
+        self.contenders = functools.partial(make, *arguments)
 
 
-def _cases(shapes: Sequence[lstm.Shape]) -> list[Case]:
-    """Name, shape, what makes the contenders, and rounds of every case that is asked for."""
-    threads = [int(count) for count in THREADS.value]
-    rounds, few = ROUNDS.value, min(2, ROUNDS.value)  # what takes a process or half a minute is repeated less
-    first = shapes[0]
-    cases: dict[str, list[Case]] = {name: [] for name in CASES.default}
-    for shape in shapes:
-        for work, make in (("scoring", benchmark_cases.fixed_scoring), ("training", _training)):
-            contenders = functools.partial(make, shape, threads)
-            cases[work].append((f"{work} {shape}, fixed shape", shape, contenders, rounds))
-    cases["seeds"] = [(f"training three {first}", first, lambda: benchmark_cases.three_seeds(first), rounds)]
-    if ARCHIVE.value:
-        traces = TraceArchive(ARCHIVE.value).read().calls
-        if traces.calls.max() >= V:
-            raise SyscallLMError(f"{ARCHIVE.value}: the benchmark's vocabulary has {V} ids; use an ADFA-LD archive")
-        name = f"scoring all of {pathlib.Path(ARCHIVE.value).name}, {first}"
-        cases["archive"] = [(name, first, lambda: benchmark_cases.archive(first, traces, threads), few)]
-    cases["members"] = [(f"scoring, members of {first}", first, lambda: benchmark_cases.members(first), few)]
-    cases["sweep"] = [(f"scoring {first}, tiles", first, lambda: benchmark_cases.sweep(first), few)]
-    cases["devices"] = [
-        (f"{work} {first}, CPU devices", first, lambda work=work: benchmark_processes.devices(work, first), few)
-        for work in ("scoring", "training")
-    ]
-    cases["start"] = [(f"start to first score, {first}", first, lambda: benchmark_processes.start(first), few)]
+def _cases(shapes: Sequence[lstm.Shape], threads: list[int]) -> list[Case]:
+    """Every case that is asked for, in that order."""
+    rounds, few = ROUNDS.value, min(3, ROUNDS.value)  # what takes a process or half a minute is repeated less
+    first, last = shapes[0], shapes[-1]
+    scoring, learning = first.flops_per_call, cases.training_flops(first)
+    path = ARCHIVE.value
+    if path and TraceArchive(path).vocabulary.size > V:
+        raise SyscallLMError(f"{path}: the benchmark's vocabulary has {V} ids; use an ADFA-LD archive")
+    archive = pathlib.Path(path).name
+    part = f"one in {cases.PART_OF_EPOCH} training traces of {archive}"
+    together = "+".join(map(str, shapes))
+    found = {
+        "scoring": [
+            Case(f"scoring {shape}, fixed shape", shape.flops_per_call, rounds, cases.fixed_scoring, [shape], threads)
+            for shape in shapes
+        ],
+        "training": [
+            Case(f"training {shape}, fixed shape", cases.training_flops(shape), few, worker.training, shape, threads)
+            for shape in shapes
+        ],
+        "ensemble": [
+            Case(
+                f"scoring {together}, fixed shape",
+                sum(shape.flops_per_call for shape in shapes),
+                few,
+                cases.fixed_scoring,
+                shapes,
+                threads[-1:],
+            )
+        ],
+        "seeds": [Case(f"training three {first}", learning, few, worker.three_seeds, first)],
+        "archive": [Case(f"scoring all of {archive}, {first}", scoring, few, cases.archive, first, path, threads)],
+        "epoch": [
+            Case(f"training {shape}, {part}", cases.training_flops(shape), few, worker.epoch, shape, path, max(threads))
+            for shape in dict.fromkeys((first, last))
+        ],
+        "members": [Case(f"scoring, members of {first}", scoring, few, cases.members, first)],
+        "sweep": [
+            *(
+                Case(f"scoring {shape}, tiles", shape.flops_per_call, few, cases.sweep, shape)
+                for shape in dict.fromkeys((first, last))
+            ),
+            Case(f"training {first}, minibatches", learning, few, worker.minibatches, first),
+        ],
+        "devices": [
+            Case(f"scoring {first}, CPU devices", scoring, few, worker.devices, "scoring", first),
+            Case(f"training {first}, CPU devices", learning, few, worker.devices, "training", first),
+        ],
+        "start": [Case(f"`score` of one trace, {first}", scoring, few, worker.start, first)],
+    }
     for name in CASES.value:
-        if name not in cases:
-            raise SyscallLMError(f"--cases={name}: there are {', '.join(cases)}")
-    return [case for name in CASES.value for case in cases[name]]
+        if name not in found:
+            raise SyscallLMError(f"--cases={name}: there are {', '.join(found)}")
+    return [case for name in CASES.value if path or name not in OF_ARCHIVE for case in found[name]]
 
 
-def _training(shape: lstm.Shape, threads: Sequence[int]) -> list[Contender]:
-    peers = benchmark_cases.training_peers(shape, threads)
-    tuned = benchmark_processes.tuned_torch(shape, max(threads), benchmark_cases.TRAINING_LANES)
-    return [benchmark_processes.training(shape), *peers, tuned]
-
-
-def measure(case: str, shape: lstm.Shape, contenders: list[Contender], rounds: int) -> list[dict[str, Any]]:
+def measure(case: Case) -> list[dict[str, Any]]:
     """Runs the contenders in turn; one row each, ours first."""
-    rates, bandwidths = [], []
-    peaks = {}
+    contenders = case.contenders()
     for contender in contenders:
-        _forget_peak_memory()
-        start = time.perf_counter()
-        contender.run()
-        contender.first = time.perf_counter() - start
-        peaks[contender.name] = _peak_memory()
-    for _ in range(rounds):
+        told: list[object] = []
+        contender.first, contender.memory = worker.measured(lambda run=contender.run, told=told: told.append(run()))
+        if isinstance(told[0], cases.Run):
+            contender.first, contender.memory = told[0].first, told[0].memory
+        contender.check()
+    rates, bandwidths = [], []
+    for _ in range(case.rounds):
         rates.append(matrix_rate())
         bandwidths.append(memory_rate())
         for contender in contenders:
             start = time.perf_counter()
             own = contender.run()
-            # A contender in a process of its own tells how long the work took there.
-            contender.seconds.append(own if isinstance(own, float) else time.perf_counter() - start)
-    rate = statistics.median(rates)
-    flops = shape.flops_per_call * (3 if "training" in case else 1)
-    ours = contenders[0].speed
-    best_torch = max((c.speed for c in contenders if c.name.startswith("torch") and "kept" not in c.name), default=None)
+            taken = time.perf_counter() - start
+            contender.seconds.append(own.seconds if isinstance(own, cases.Run) else taken)
+    return _rows(case, contenders, statistics.median(rates), statistics.median(bandwidths))
+
+
+def _rows(case: Case, contenders: list[Contender], rate: float, bandwidth: float) -> list[dict[str, Any]]:
+    ours = contenders[0]
     return [
         {
-            "case": case,
-            "rounds": rounds,
+            "case": case.name,
+            "rounds": case.rounds,
             "implementation": contender.name,
+            "lanes": contender.lanes,
             "calls_per_second": contender.speed,
             "median_seconds": statistics.median(contender.seconds),
             "spread": [contender.calls / max(contender.seconds), contender.calls / min(contender.seconds)],
-            "ours_over_this": ours / contender.speed,
-            "ours_over_best_torch": ours / best_torch if best_torch and contender is contenders[0] else None,
-            "fraction_of_floor": contender.speed * flops / rate,
+            "ours_over_this": ours.speed / contender.speed,
+            "fraction_of_floor": contender.speed * case.flops * _computed(contender) / rate,
             "matrix_rate_gflops": rate / 1e9,
-            "memory_gigabytes_per_second": statistics.median(bandwidths) / 1e9,
+            "memory_gigabytes_per_second": bandwidth / 1e9,
             "first_seconds": contender.first,
-            "peak_memory_mib": peaks[contender.name],
+            "memory_mib": contender.memory,
         }
         for contender in contenders
     ]
 
 
-def _forget_peak_memory() -> None:
-    """Makes the kernel count the process's peak memory from now (Linux, proc(5): clear_refs)."""
-    try:
-        pathlib.Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass  # then the peak is that of the whole run
-
-
-def _peak_memory() -> float | None:
-    """Peak resident memory in MiB, or None where the kernel does not tell."""
-    try:
-        status = pathlib.Path("/proc/self/status").read_text()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")), None)
+def _computed(contender: Contender) -> float:
+    """Share of the calls that are computed."""
+    return (contender.computed or contender.calls) / contender.calls
 
 
 def matrix_rate() -> float:
@@ -191,20 +211,22 @@ def _product(matrix: jax.Array) -> jax.Array:
 
 def table_of(result: dict[str, Any]) -> str:
     """The rows as Markdown."""
+    environment = result["environment"]
     lines = [
-        f"{result['environment']['device']}, commit {result['environment']['commit']}, medians of {result['rounds']} "
-        "rounds; floor: FLOPs per call over the matrix-multiply rate of the same minutes (training: three times "
-        "scoring's).",
+        f"Made by experiments/benchmark.py: {environment['device']}, commit {environment['commit']}. Calls per second: "
+        "median, and slowest to fastest, of the rounds. Floor: floating-point operations of what is computed over the "
+        "matrix-multiply rate of the same minutes. First: seconds of the first run, with compilation. Memory: what the "
+        "process grew by in it.",
         "",
-        "| case | implementation | calls/s | spread | ours / this | of the floor | first run | peak memory |",
-        "|---|---|---|---|---|---|---|---|",
+        "| case | implementation | calls/s | spread | rounds | ours / this | of the floor | first | memory |",
+        "|---" * 9 + "|",
     ]
     for row in result["rows"]:
         low, high = row["spread"]
         lines.append(
             f"| {row['case']} | {row['implementation']} | {row['calls_per_second']:,.0f} | {low:,.0f} to {high:,.0f} | "
-            f"{row['ours_over_this']:.2f} | {100 * row['fraction_of_floor']:.0f} % | {row['first_seconds']:.1f} s | "
-            f"{row['peak_memory_mib'] or 0:,.0f} MiB |"
+            f"{row['rounds']} | {row['ours_over_this']:.2f} | {100 * row['fraction_of_floor']:.0f} % | "
+            f"{row['first_seconds']:.1f} s | {row['memory_mib'] or 0:,.0f} MiB |"
         )
     return "\n".join(lines) + "\n"
 

@@ -24,7 +24,8 @@ from absl import flags
 
 from syscall_lm import files, scoring
 from syscall_lm.errors import SyscallLMError
-from syscall_lm.experiments import command, gpu_cases, gpu_rows, provenance
+from syscall_lm.experiments import command, provenance
+from syscall_lm.experiments.benchmarking import gpu_cases, gpu_rows
 from syscall_lm.models import language_model, lstm
 from syscall_lm.models.store import Member
 from syscall_lm.traces.archive import TraceArchive

@@ -27,11 +27,12 @@ from absl import flags
 
 from syscall_lm import corpus, files
 from syscall_lm.errors import SyscallLMError
-from syscall_lm.experiments import command, corpus_intrusions, corpus_recording
-from syscall_lm.experiments.corpus_intrusions import CARRIERS, INTRUSIONS, Intrusion
-from syscall_lm.experiments.corpus_programs import PROGRAMS
-from syscall_lm.experiments.corpus_recording import Run
-from syscall_lm.experiments.corpus_workspace import SEARCH_PATH, installed
+from syscall_lm.experiments import command
+from syscall_lm.experiments.corpus import recording
+from syscall_lm.experiments.corpus.intrusions import CARRIERS, INTRUSIONS, Intrusion, attack_command, attack_processes
+from syscall_lm.experiments.corpus.programs import PROGRAMS
+from syscall_lm.experiments.corpus.recording import Run
+from syscall_lm.experiments.corpus.workspace import SEARCH_PATH, installed
 from syscall_lm.traces.archive import TraceArchiveWriter
 from syscall_lm.traces.readers import Counters
 from syscall_lm.traces.trace import ATTACK, NORMAL, Trace
@@ -73,7 +74,7 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite end removes the temporary folders too
     if WORK_DIR.value and not pathlib.Path(WORK_DIR.value).is_dir():
         raise SyscallLMError(f"--work_dir={WORK_DIR.value}: no such folder")
-    strace = corpus_recording.check_strace()
+    strace = recording.check_strace()
     programs, missing = installed_programs()
     intrusions, missing_carriers = installed_intrusions()
     for name in missing + missing_carriers:
@@ -109,9 +110,9 @@ def attack_tasks(intrusions: Mapping[str, Intrusion], runs: int) -> list[Task]:
             carrier = sorted(intrusion.scripts)[number % len(intrusion.scripts)]
 
             def build(workspace, intrusion=intrusion, carrier=carrier):
-                return corpus_intrusions.attack_command(workspace, intrusion, carrier)
+                return attack_command(workspace, intrusion, carrier)
 
-            commands = corpus_intrusions.attack_processes(intrusion, carrier)
+            commands = attack_processes(intrusion, carrier)
             tasks.append(Task(Run(f"{kind}-{carrier}-{number:02}", build), ATTACK, kind, "test", commands))
     return tasks
 
@@ -131,7 +132,7 @@ def record_tasks(tasks: list[Task], seed: int, work_dir: str | None = None) -> t
     for task in progress:
         progress.set_description(task.run.name)
         try:
-            recorded = corpus_recording.record(task.run, seed, work_dir, vocabulary, counters)
+            recorded = recording.record(task.run, seed, work_dir, vocabulary, counters)
         except OSError as error:
             raise SyscallLMError(f"{task.run.name}: cannot be recorded ({error.strerror or error})") from error
         for trace in recorded:

@@ -117,12 +117,20 @@ def dispatch(operation: str, implementations: Mapping[str, Any], name: str | Non
     if name == "mosaic_gpu" and not available():
         device = jax.devices()[0].device_kind
         raise ValueError(f"implementation='mosaic_gpu' needs an NVIDIA Hopper GPU; this is {device}")
-    if name is None and _is_hopper() and jax.device_count() == 1:  # a kernel does not split over devices by itself
+    if name is None and _is_hopper() and on_one_device():
         try:
             return implementations["mosaic_gpu"](*arguments)
         except Unsuitable as why:
             _log_once(operation, str(why))
     return implementations[name or "xla"](*arguments)
+
+
+def on_one_device() -> bool:
+    """Whether what is traced now runs whole on a device: there is but one, or `shard_map` gives each its own share.
+
+    Elsewhere the partitioner splits arrays over devices, and it cannot split a kernel of our own.
+    """
+    return jax.device_count() == 1 or jax.sharding.get_abstract_mesh().are_all_axes_manual
 
 
 @functools.cache

@@ -1,12 +1,12 @@
 """Scoring: the surprisal of every call under every member, batch and streaming, by one step.
 
 Traces lie in lanes side by side, and lanes never meet: all devices of the process score at once, each its own share of
-the lanes, without talking to each other.
+the lanes, without talking to each other. A device gets SHARE lanes or more, or one device gets all: XLA's products on a
+CPU round narrower arrays differently, and the number of cores must not show in the results.
 """
 
 import collections
 import functools
-import math
 from collections.abc import Callable, Iterable, Sequence
 
 import jax
@@ -24,6 +24,7 @@ from syscall_lm.window_scoring import WindowScorer
 
 LANES = 256
 STEPS = 128
+SHARE = 64  # lanes
 TILES_IN_FLIGHT = 2  # the host prepares and unpacks tiles while the device computes others
 
 
@@ -139,7 +140,8 @@ class Scorer:
         devices = len(jax.local_devices())
         lanes = 1 << (-(-len(sequences.calls) // int(sequences.lengths.max())) - 1).bit_length()
         lanes = min(lanes, self._lanes * devices)
-        return lanes if lanes < devices else -(-lanes // devices) * devices
+        sharing = min(devices, max(1, lanes // SHARE))
+        return -(-lanes // sharing) * sharing
 
     def initial_states(self, lanes: int) -> list[lstm.State]:
         """The state of every group before a trace."""
@@ -188,9 +190,10 @@ _OfMember = Callable[[Params, lstm.State, packing.Tile], tuple[lstm.State, Array
 
 @functools.cache
 def _mesh(lanes: int) -> Mesh:
-    """The devices that share so many lanes: as many as divide them."""
+    """The devices that share so many lanes: as many as divide them into equal shares of SHARE or more."""
     devices = jax.local_devices()
-    return Mesh(np.array(devices[: math.gcd(lanes, len(devices))]), ("lane",))
+    fitting = (count for count in range(len(devices), 1, -1) if lanes % count == 0 and lanes >= count * SHARE)
+    return Mesh(np.array(devices[: next(fitting, 1)]), ("lane",))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4), donate_argnums=2)

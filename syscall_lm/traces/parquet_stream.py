@@ -17,9 +17,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 import pyarrow.parquet as pq
 
 from syscall_lm.errors import SyscallLMError
@@ -33,6 +34,7 @@ MAX_METADATA = 2**26  # bytes of names in it
 MAX_COLUMNS = 10_000
 MAX_RATIO = 1000  # rows, or bytes unpacked, to a byte of the file, ...
 FREE = 2**26  # ... once there are this many
+_compute: Any = pyarrow.compute  # its functions are made when it is imported
 _ROWS = 2**14  # at a time
 _PIECE = 2**27  # bytes at a time
 _BYTES = 8  # of a value, besides its own
@@ -129,7 +131,7 @@ def _size(values: pa.RecordBatch | pa.Array) -> int:
     if pa.types.is_dictionary(kind):  # all might be the longest one
         words = values.dictionary
         is_text = words.type in _FLAT[1:]
-        longest = (pc.max(pc.binary_length(words)).as_py() or 0) if is_text else _size(words)
+        longest = (_compute.max(_compute.binary_length(words)).as_py() or 0) if is_text else _size(words)
         return len(values) * (_BYTES + longest)
     if pa.types.is_nested(kind):
         inner = values.flatten()

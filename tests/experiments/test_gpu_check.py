@@ -3,7 +3,7 @@ import json
 import jax
 import pytest
 
-from syscall_lm.experiments import gpu_cases, gpu_rows
+from syscall_lm.experiments.benchmarking import gpu_cases, gpu_rows
 from syscall_lm.kernels import shapes
 
 TINY = shapes.ModelShape(1, 4, 6)

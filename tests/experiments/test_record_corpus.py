@@ -11,9 +11,11 @@ import pytest
 
 from syscall_lm import corpus
 from syscall_lm.errors import SyscallLMError
-from syscall_lm.experiments import corpus_intrusions, corpus_recording, record_corpus
-from syscall_lm.experiments.corpus_programs import PROGRAMS
-from syscall_lm.experiments.corpus_workspace import Workspace
+from syscall_lm.experiments import record_corpus
+from syscall_lm.experiments.corpus import recording
+from syscall_lm.experiments.corpus.intrusions import INTRUSIONS
+from syscall_lm.experiments.corpus.programs import PROGRAMS
+from syscall_lm.experiments.corpus.workspace import Workspace
 from syscall_lm.traces.archive import TraceArchive
 from syscall_lm.traces.readers import Counters
 from syscall_lm.traces.vocabulary import Vocabulary
@@ -42,7 +44,7 @@ def attacks(traces):
 @pytest.fixture
 def strace():
     try:
-        return corpus_recording.check_strace()
+        return recording.check_strace()
     except SyscallLMError as error:
         pytest.skip(str(error))
 
@@ -130,7 +132,7 @@ def test_intrusions_are_neither_plain_nor_impossible_to_tell_from_normal_traces(
 
 def test_recording_works_and_choices_follow_the_seed(strace, tmp_path):
     programs = [name for name in ("ls", "sh", "python-files") if name in record_corpus.installed_programs()[0]]
-    intrusions = {"reverse-shell": corpus_intrusions.INTRUSIONS["reverse-shell"]}
+    intrusions = {"reverse-shell": INTRUSIONS["reverse-shell"]}
     scripts = {"python": intrusions["reverse-shell"].scripts["python"]}
     intrusions["reverse-shell"] = dataclasses.replace(intrusions["reverse-shell"], scripts=scripts)
     tasks = [*record_corpus.normal_tasks(programs, 1, seed=1), *record_corpus.attack_tasks(intrusions, 1)]
@@ -152,24 +154,24 @@ def test_recording_works_and_choices_follow_the_seed(strace, tmp_path):
 
 
 def test_a_fork_carries_the_command_of_the_process_that_forked_it(strace):
-    run = corpus_recording.Run("fork", lambda workspace: ["sh", "-c", "(read -r x; :) < /dev/null; :"])
+    run = recording.Run("fork", lambda workspace: ["sh", "-c", "(read -r x; :) < /dev/null; :"])
     vocabulary = Vocabulary.from_abi("x86_64")
-    traces = corpus_recording.record(run, 0, None, vocabulary, Counters())
+    traces = recording.record(run, 0, None, vocabulary, Counters())
     assert [(trace.id, trace.pid, trace.command) for trace in traces] == [("fork:1", 1, "sh"), ("fork:2", 2, "sh")]
 
 
 def test_a_run_that_fails_is_one_sentence_and_leaves_nothing(strace, tmp_path):
-    run = corpus_recording.Run("broken", lambda workspace: ["sh", "-c", "echo the reason; exit 3"])
+    run = recording.Run("broken", lambda workspace: ["sh", "-c", "echo the reason; exit 3"])
     with pytest.raises(SyscallLMError, match="broken: sh failed with code 3 .the reason."):
-        corpus_recording.record(run, 0, str(tmp_path), Vocabulary.from_abi("x86_64"), Counters())
+        recording.record(run, 0, str(tmp_path), Vocabulary.from_abi("x86_64"), Counters())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_that_does_not_end_is_ended(strace, tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus_recording, "TIME_LIMIT", 0.3)
-    run = corpus_recording.Run("endless", lambda workspace: ["sleep", "60"])
+    monkeypatch.setattr(recording, "TIME_LIMIT", 0.3)
+    run = recording.Run("endless", lambda workspace: ["sleep", "60"])
     with pytest.raises(SyscallLMError, match="endless: sleep did not end"):
-        corpus_recording.record(run, 0, str(tmp_path), Vocabulary.from_abi("x86_64"), Counters())
+        recording.record(run, 0, str(tmp_path), Vocabulary.from_abi("x86_64"), Counters())
 
 
 @pytest.mark.parametrize("stub, message", [(None, "not installed"), ("echo 'ptrace: denied' >&2; exit 1", "denied")])

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from syscall_lm.experiments import gpu_cases
+from syscall_lm.experiments.benchmarking import gpu_cases
 from syscall_lm.kernels import hopper, lstm, shapes
 from syscall_lm.kernels.lstm import mosaic_gpu as mosaic_lstm
 from syscall_lm.kernels.scoring import mosaic_gpu as mosaic_scoring

@@ -1,5 +1,7 @@
 """The benchmark's roofline: how fast each implementation computes, beside what the machine could do."""
 
+import re
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,31 +25,31 @@ def bytes_per_call(shape: lstm.Shape, lanes: int) -> float:
     return 4 * (weights / lanes + own)
 
 
-def roofline(rows: Sequence[Mapping[str, Any]], lanes: int, vocabulary_size: int) -> Figure | None:
+def figure(rows: Sequence[Mapping[str, Any]], vocabulary_size: int) -> Figure | None:
     """GFLOP/s against FLOP per byte of the fixed-shape scoring cases (Williams et al. 2009); None without such rows.
 
     Args:
       rows: of the benchmark.
-      lanes: B of those cases.
       vocabulary_size: V of those cases.
     """
-    chosen = [row for row in rows if row["case"].startswith("scoring") and row["case"].endswith("fixed shape")]
+    chosen = [row for row in rows if re.fullmatch(r"scoring \S+, fixed shape", row["case"]) and "+" not in row["case"]]
     if not chosen:
         return None
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    matrix = max(row["matrix_rate_gflops"] for row in chosen)
-    bandwidth = chosen[0]["memory_gigabytes_per_second"]
+    drawing = Figure(figsize=(6, 4), layout="constrained")
+    axes = drawing.subplots()
+    matrix = statistics.median(row["matrix_rate_gflops"] for row in chosen)
+    bandwidth = statistics.median(row["memory_gigabytes_per_second"] for row in chosen)
     intensities = []
     for number, case in enumerate(dict.fromkeys(row["case"] for row in chosen)):
         shape = lstm.Shape.parse(case.split()[1].rstrip(","), vocabulary_size)
-        intensity = shape.flops_per_call / bytes_per_call(shape, lanes)
-        intensities.append(intensity)
         own = [row for row in chosen if row["case"] == case]
         for kind, marker in MARKERS.items():
-            speeds = [row["calls_per_second"] for row in own if row["implementation"].startswith(kind)]
-            if speeds:
-                rate = max(speeds) * shape.flops_per_call / 1e9
+            of_kind = [row for row in own if row["implementation"].startswith(kind)]
+            if of_kind:
+                best = max(of_kind, key=lambda row: row["calls_per_second"])
+                intensity = shape.flops_per_call / bytes_per_call(shape, best["lanes"])
+                intensities.append(intensity)
+                rate = best["calls_per_second"] * shape.flops_per_call / 1e9
                 axes.plot(intensity, rate, marker, color=COLOURS[number % len(COLOURS)], label=f"{shape}, {kind}")
     low, high = min(intensities) / 4, max(intensities) * 4
     ridge = matrix / bandwidth
@@ -58,4 +60,4 @@ def roofline(rows: Sequence[Mapping[str, Any]], lanes: int, vocabulary_size: int
     axes.set_xlabel("floating-point operations per byte, at least")
     axes.set_ylabel("GFLOP/s")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
+    return drawing

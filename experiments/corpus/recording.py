@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable
 
 from syscall_lm.errors import SyscallLMError
-from syscall_lm.experiments.corpus_workspace import Workspace
+from syscall_lm.experiments.corpus.workspace import Workspace
 from syscall_lm.traces.readers import Counters, Options, strace
 from syscall_lm.traces.sources import ByteStream, Source
 from syscall_lm.traces.trace import Trace

@@ -11,8 +11,8 @@ import numpy as np
 
 from syscall_lm import loop, window_training
 from syscall_lm import training as lm_training
-from syscall_lm.experiments.benchmark_peers import Torch
-from syscall_lm.experiments.gpu_rows import Case
+from syscall_lm.experiments.benchmarking.gpu_rows import Case
+from syscall_lm.experiments.benchmarking.peers import Torch
 from syscall_lm.experiments.soni2019 import study
 from syscall_lm.kernels import hopper, shapes
 from syscall_lm.kernels import lstm as lstm_kernel

@@ -1,7 +1,7 @@
 """What a user would write instead: the same model in PyTorch and in Flax, on the same weights.
 
 Each peer offers `score(inputs, targets)` -> surprisals `[T, B]` and `train_step(inputs, targets)`, one step of Adam
-with clipping and dropout, on int arrays `[T, B]`.
+with clipping and dropout, on int arrays `[T, B]`; a target of -1 is padding.
 """
 
 from collections.abc import Callable
@@ -58,7 +58,9 @@ class Torch:
             def forward(self, inputs, targets):
                 hidden, _ = self.lstm(self.drop(self.embedding(inputs)))
                 logits = self.out(self.drop(hidden))
-                nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+                nll = torch.nn.functional.cross_entropy(
+                    logits.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=-1
+                )
                 return nll.view(targets.shape)
 
         self._model = Model()
@@ -91,7 +93,8 @@ class Torch:
         self._torch.set_num_threads(self._threads)
         self._model.train()
         self._adam.zero_grad()
-        loss = self._model(self._tensor(inputs), self._tensor(targets)).mean()
+        expected = self._tensor(targets)
+        loss = self._model(self._tensor(inputs), expected).sum() / (expected >= 0).sum()
         loss.backward()
         self._torch.nn.utils.clip_grad_norm_(self._model.parameters(), CLIP)
         self._adam.step()

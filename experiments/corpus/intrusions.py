@@ -1,6 +1,6 @@
 """The re-enacted intrusions of the embedded corpus: what each needs, and which of its processes are the intrusion.
 
-They are harmless: their carriers (see `corpus_carriers`) read and write only files that were made for them in the run's
+They are harmless: their carriers (see `carriers`) read and write only files that were made for them in the run's
 own temporary folder, talk to 127.0.0.1 only, and end by themselves.
 """
 
@@ -9,8 +9,8 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 
-from syscall_lm.experiments import corpus_carriers as carriers
-from syscall_lm.experiments.corpus_workspace import Workspace, drain, fetch, wait_for_port
+from syscall_lm.experiments.corpus import carriers
+from syscall_lm.experiments.corpus.workspace import Workspace, drain, fetch, wait_for_port
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ import dataclasses
 import random
 from collections.abc import Callable
 
-from syscall_lm.experiments.corpus_workspace import Workspace, fetch, serve_page, wait_for_port
+from syscall_lm.experiments.corpus.workspace import Workspace, fetch, serve_page, wait_for_port
 
 
 @dataclasses.dataclass(frozen=True)

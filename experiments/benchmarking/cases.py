@@ -1,0 +1,277 @@
+"""The benchmark's cases: for each a list of contenders, ours first, that do the same work on the same weights."""
+
+import dataclasses
+import functools
+import statistics
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from syscall_lm import loop, scoring, training
+from syscall_lm.experiments.benchmarking.peers import Flax, Peer, Torch
+from syscall_lm.models import language_model, lstm
+from syscall_lm.models.store import Member
+from syscall_lm.traces.archive import TraceArchive
+from syscall_lm.traces.trace import Sequences
+
+V = 342  # ADFA-LD's: the calls of i386
+SCORING_CALLS = 2**15
+TRAINING_CALLS = 2**12
+SCORING_LANES, TRAINING_LANES = 256, 64
+PEER_TRAINING_LANES = (16, 64)
+TORCH_LANES = (16, 64, 128)  # at its best of these
+PADDED_LANES = (8, 16, 32)
+SWEEP_LANES, SWEEP_STEPS = (64, 128, 256, 512, 1024), (32, 128, 512)
+MEMBERS = (1, 2, 4, 8, 16, 32)
+PART_OF_EPOCH = 4  # one training trace in so many
+
+
+@dataclasses.dataclass
+class Run:
+    """What one run of a contender in a process of its own tells.
+
+    Attributes:
+      first: seconds of the first run there, compilation included.
+      seconds: median of the runs after it.
+      memory: MiB by which the process grew over what it held before.
+    """
+
+    first: float
+    seconds: float
+    memory: float | None
+
+
+@dataclasses.dataclass
+class Contender:
+    """One implementation of a case.
+
+    Attributes:
+      name: of the implementation.
+      run: what is timed; returns a `Run` if it times itself.
+      calls: real calls that a run works through.
+      lanes: traces side by side.
+      computed: calls that it computes, if identical traces make that fewer than `calls`.
+      check: raises if what it computes is not what ours does; called once, after the first run.
+      seconds, first, memory: measured; see `Run`.
+    """
+
+    name: str
+    run: Callable[[], object]
+    calls: int
+    lanes: int = 0
+    computed: int = 0
+    check: Callable[[], None] = lambda: None
+    seconds: list[float] = dataclasses.field(default_factory=list)
+    first: float = 0.0
+    memory: float | None = None
+
+    @property
+    def speed(self) -> float:
+        """Real calls per second, median."""
+        return self.calls / statistics.median(self.seconds)
+
+
+def training_flops(shape: lstm.Shape) -> int:
+    """Floating-point operations of learning from one call: products of all layers and the head, three times."""
+    return 3 * (shape.layers * 16 * shape.cells**2 + 2 * shape.cells * shape.vocabulary_size)
+
+
+def fixed_scoring(shapes: Sequence[lstm.Shape], threads: Sequence[int]) -> list[Contender]:
+    """Traces of one length, `[T, B]`, under one model or one of each shape; the same calls on the same weights."""
+    params = [language_model.initialise(jax.random.key(0), shape) for shape in shapes]
+    steps = SCORING_CALLS // SCORING_LANES
+    inputs, targets = random_calls(steps, SCORING_LANES)
+    sequences = Sequences.from_list(targets.T)
+
+    @functools.cache
+    def scorer() -> scoring.Scorer:
+        members = [Member(str(number), *pair) for number, pair in enumerate(zip(shapes, params, strict=True))]
+        return scoring.Scorer(members, SCORING_LANES, steps)
+
+    def ours() -> np.ndarray:
+        return scorer().surprisal(sequences)
+
+    contenders = [Contender("ours", ours, SCORING_CALLS, SCORING_LANES)]
+
+    def add(name: str, make: Callable[[lstm.Shape, dict], Peer], lanes: int) -> None:
+        batches = [random_calls(steps, lanes, seed) for seed in range(SCORING_LANES // lanes)]
+
+        @functools.cache
+        def peers() -> list[Peer]:
+            return [make(*pair) for pair in zip(shapes, params, strict=True)]
+
+        def check() -> None:
+            expected = ours().reshape(len(shapes), *targets.T.shape).swapaxes(1, 2)
+            for peer, values in zip(peers(), expected, strict=True):
+                np.testing.assert_allclose(peer.score(inputs, targets), values, rtol=2e-5, atol=2e-5)
+
+        def run() -> object:
+            return [peer.score(*batch) for peer in peers() for batch in batches]
+
+        contenders.append(Contender(name, run, SCORING_CALLS, lanes, check=check))
+
+    for count in threads:
+        for lanes in TORCH_LANES:
+            make = functools.partial(Torch, threads=count)
+            add(f"torch, {lanes} traces, {count} threads", make, lanes)
+    add(f"flax, {SCORING_LANES} traces", Flax, SCORING_LANES)
+    return contenders
+
+
+def torch_training(shape: lstm.Shape, threads: int, lanes: int) -> Callable[[], object]:
+    """A function that makes one step in PyTorch: forward, backward, clip, Adam, with dropout, on 4,096 calls."""
+    peer = Torch(shape, language_model.initialise(jax.random.key(0), shape), threads)
+    batch = random_calls(TRAINING_CALLS // lanes, lanes)
+    return lambda: peer.train_step(*batch)
+
+
+def flax_training(shape: lstm.Shape) -> Callable[[], object]:
+    """The same step in Flax."""
+    peer = Flax(shape, language_model.initialise(jax.random.key(0), shape))
+    batch = random_calls(TRAINING_CALLS // TRAINING_LANES, TRAINING_LANES)
+    return lambda: peer.train_step(*batch)
+
+
+def our_training(shape: lstm.Shape, members: int = 1, lanes: int = TRAINING_LANES) -> Callable[[], object]:
+    """The same step as `train` makes it, for members together."""
+    _, targets = random_calls(TRAINING_CALLS // lanes, lanes)
+    run = _steps(shape, members, Sequences.from_list(targets.T), len(targets))
+    return lambda: run(1)
+
+
+def three_apart(shape: lstm.Shape) -> Callable[[], object]:
+    """The same step of three members, one after another."""
+    alone = [our_training(shape) for _ in range(3)]
+    return lambda: [step() for step in alone]
+
+
+def our_epoch(shape: lstm.Shape, archive: str) -> Callable[[], object]:
+    """An epoch over training traces of an archive, packed into lanes, 4,096 calls a minibatch."""
+    return _steps(shape, 1, epoch_traces(archive), TRAINING_CALLS // TRAINING_LANES)
+
+
+def _steps(shape: lstm.Shape, members: int, traces: Sequences, steps: int) -> Callable[..., object]:
+    recipe = training.Recipe(minibatch_calls=TRAINING_CALLS, steps=steps)
+    objective = training.LanguageModelling(shape, recipe, traces, traces)
+    state, step = loop.begin(objective, range(members), recipe, 1000)
+    plans = list(objective.plans(0))
+
+    def run(count: int | None = None) -> None:
+        nonlocal state
+        for plan in plans[:count]:
+            state = step(state, plan)
+        jax.block_until_ready(state)
+
+    return run
+
+
+def torch_epoch(shape: lstm.Shape, archive: str, threads: int, lanes: int) -> Callable[[], object]:
+    """The same epoch in PyTorch: whole traces, sorted by length and padded, so many a minibatch."""
+    peer = Torch(shape, language_model.initialise(jax.random.key(0), shape), threads)
+    batches = [batch for batch, _ in padded(epoch_traces(archive), lanes)]
+
+    def run() -> None:
+        for targets in batches:
+            peer.train_step(_shifted(targets), targets)
+
+    return run
+
+
+def epoch_traces(archive: str) -> Sequences:
+    """Every PART_OF_EPOCH-th training trace."""
+    batch = TraceArchive(archive).read()
+    chosen = np.flatnonzero(batch.column("split") == "train")[::PART_OF_EPOCH]
+    if not len(chosen):
+        raise ValueError(f"{archive}: no trace is in split train")
+    return batch.calls.take(chosen)
+
+
+def archive(shape: lstm.Shape, path: str, threads: Sequence[int]) -> list[Contender]:
+    """All traces of an archive, from its file to a score a trace.
+
+    Ours packs lanes and scores identical traces once; PyTorch sorts by length and pads.
+    """
+    params = language_model.initialise(jax.random.key(0), shape)
+    scorer = scoring.Scorer([Member("ours", shape, params)])
+    traces = TraceArchive(path).read().calls
+    calls, distinct = len(traces.calls), int(traces.lengths[traces.distinct()[0]].sum())
+
+    def ours() -> np.ndarray:
+        traces = TraceArchive(path).read().calls
+        return scoring.means(scorer.surprisal(traces)[0], traces)
+
+    def theirs(peer: Torch, lanes: int) -> np.ndarray:
+        traces = TraceArchive(path).read().calls
+        means = np.empty(len(traces))
+        for targets, chosen in padded(traces, lanes):
+            surprisal = peer.score(_shifted(targets), np.maximum(targets, 0))
+            for lane, trace in enumerate(chosen):
+                means[trace] = surprisal[: traces.lengths[trace], lane].mean(dtype=np.float64)
+        return means
+
+    contenders = [Contender("ours, identical traces once", ours, calls, scoring.LANES, distinct)]
+    for lanes in PADDED_LANES:
+        run = functools.partial(theirs, Torch(shape, params, max(threads)), lanes)
+        check = functools.partial(_same, run, ours)
+        contenders.append(
+            Contender(f"torch, length-sorted, {lanes} traces, {max(threads)} threads", run, calls, lanes, check=check)
+        )
+    return contenders
+
+
+def _same(one: Callable[[], np.ndarray], other: Callable[[], np.ndarray]) -> None:
+    np.testing.assert_allclose(one(), other(), rtol=1e-5, atol=1e-5)
+
+
+def members(shape: lstm.Shape) -> list[Contender]:
+    """1 to 32 members of one shape on the same traces; calls count once a member."""
+    _, targets = random_calls(SCORING_CALLS // SCORING_LANES // 4, SCORING_LANES)
+    sequences = Sequences.from_list(targets.T)
+    contenders = []
+    for count in MEMBERS:
+        keys = jax.random.split(jax.random.key(0), count)
+        group = [Member(str(i), shape, language_model.initialise(key, shape)) for i, key in enumerate(keys)]
+        scorer = scoring.Scorer(group, SCORING_LANES)
+        name = f"ours, {count} member{'s' * (count > 1)}"
+        run = functools.partial(scorer.surprisal, sequences)
+        contenders.append(Contender(name, run, count * targets.size, SCORING_LANES))
+    return contenders
+
+
+def sweep(shape: lstm.Shape) -> list[Contender]:
+    """What the number of lanes and of steps in a tile does to scoring, the defaults first."""
+    params = language_model.initialise(jax.random.key(0), shape)
+    sizes = [(lanes, steps) for lanes in SWEEP_LANES for steps in SWEEP_STEPS]
+    sizes.sort(key=lambda size: size != (scoring.LANES, scoring.STEPS))
+    contenders = []
+    for lanes, steps in sizes:
+        _, targets = random_calls(2 * SCORING_CALLS // lanes, lanes)
+        scorer = scoring.Scorer([Member("ours", shape, params)], lanes, steps)
+        run = functools.partial(scorer.surprisal, Sequences.from_list(targets.T))
+        contenders.append(Contender(f"ours, {lanes} lanes x {steps} steps", run, targets.size, lanes))
+    return contenders
+
+
+def padded(traces: Sequences, lanes: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Minibatches of similar length: targets `[T, B]`, -1 where a trace has ended, and the traces' numbers `[B]`."""
+    order = np.argsort(traces.lengths, kind="stable")
+    batches = []
+    for start in range(0, len(order), lanes):
+        chosen = order[start : start + lanes]
+        targets = np.full((traces.lengths[chosen].max(), len(chosen)), -1, np.int64)
+        for lane, trace in enumerate(chosen):
+            targets[: traces.lengths[trace], lane] = traces[int(trace)]
+        batches.append((targets, chosen))
+    return batches
+
+
+def _shifted(targets: np.ndarray) -> np.ndarray:
+    """The inputs of `[T, B]` targets: the call before each, and GO before the first."""
+    return np.concatenate([np.full((1, targets.shape[1]), V), np.maximum(targets[:-1], 0)])
+
+
+def random_calls(steps: int, lanes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets `[T, B]` of random traces."""
+    targets = np.random.default_rng(seed).integers(0, V, (steps, lanes))
+    return _shifted(targets), targets

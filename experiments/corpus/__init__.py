@@ -1,0 +1,1 @@
+"""How the embedded corpus is recorded: programs, intrusions and what carries them."""
