@@ -35,12 +35,8 @@ def training_traces(archive: TraceArchive, held_out: float, seed: int) -> tuple[
         train = normal_split(batch, "")
     if not train.any():
         raise SyscallLMError(f"{archive.path}: no normal traces to learn from (in split 'train' or without a split)")
-    validation = normal_split(batch, "validation")
-    if validation.any():
-        return batch.calls.take(train), batch.calls.take(validation)
-    normal = batch.calls.take(train)
-    chosen = training.choose_held_out(normal, held_out, seed)
-    return normal.take(~chosen), normal.take(chosen)
+    validation = batch.calls.take(normal_split(batch, "validation"))
+    return training.with_held_out(batch.calls.take(train), validation, seed, held_out)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -97,6 +97,13 @@ class WindowScorer:
         return WindowStream(self, lanes)
 
 
+def window_means(surprisal: np.ndarray, sequences: Sequences, length: int) -> np.ndarray:
+    """The average surprisal of every window in which traces are scored: `[total]` to float64 `[W]`."""
+    windows = Windows(sequences, length, length, go=0)
+    sums = np.add.reduceat(surprisal, windows.starts, dtype=np.float64) if len(windows) else np.zeros(0)
+    return sums / windows.sizes
+
+
 def _shares(windows: int) -> tuple[int, int]:
     """How many of so many windows a device gets at a time (powers of two: each is compiled anew), and how many do."""
     least, most = SHARES
