@@ -13,7 +13,7 @@ autoencoder's 86 %); it prints no detection or false alarm rates. A published LS
 ADFA-LD's windows.
 
 The same command after an interruption goes on after the last model that was judged. ADFA-LD took 3 minutes on two cores
-that other work shared, and another minute for each seed's language models of 1x200, 1x400 and 2x400.
+that other work shared, and another two for each seed's language models of 1x200, 1x400 and 2x400.
 
 A trace's score is the mean over its calls, or over those 60 calls where it is highest; both are reported, and no attack
 chose anything. A threshold for 1 % false alarms comes from the held-out normal traces.
