@@ -10,5 +10,5 @@
 #SBATCH --requeue
 
 archive=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" "${1:?name the list of archives}")
-name=$(basename "$archive" .parquet)
-exec syscall-lm score --model="$HOME/models/adfa" --archive="$archive" --output="$HOME/scores/$name.parquet" --far=0.01
+output=$HOME/scores/$SLURM_ARRAY_TASK_ID-$(basename "$archive" .parquet).parquet # archives of two folders may share a name
+exec syscall-lm score --model="$HOME/models/adfa" --archive="$archive" --output="$output" --far=0.01

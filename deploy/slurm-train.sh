@@ -17,6 +17,11 @@ srun syscall-lm train \
   --archive="$HOME/adfa.parquet" --model="$HOME/models/adfa" --members=1x200,1x400,2x400
 code=$?
 
-# 75: ended from outside, and the same command goes on. The job may come back with another number of nodes.
-if [ "$code" -eq 75 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+# 2 is a mistake in the flags or the data, which does not go away by itself. Anything else ended the processes from
+# outside (75; 137 where one was killed, which srun tells for all), and the same command goes on, at most 20 times. The
+# job may come back with another number of nodes.
+case $code in
+  0 | 2) ;;
+  *) if [ "${SLURM_RESTART_COUNT:-0}" -lt 20 ]; then scontrol requeue "$SLURM_JOB_ID"; fi ;;
+esac
 exit "$code"

@@ -5,9 +5,9 @@
 
 For each size an archive is made from the given one: traces drawn at random, one call in fifty replaced by another, so
 that hardly two are alike. The `score` command then runs on it in a process of its own; a row holds the whole command's
-seconds, the calls per second that it tells (without its start), and its peak memory (for Ray that of the command, not
-of Ray's own processes). Rows that are there already are kept: give another --output to measure again. 10^8 calls take
-about ten minutes on a core; the archive for them 200 MB in --scratch.
+seconds, the calls per second that it tells (without its start), and the peak memory of all its processes together (what
+they share is counted once), those that Ray starts included. Rows that are there already are kept: give another --output
+to measure again. With a 1x32 model 10^8 calls take three minutes on two cores; their archive 200 MB in --scratch.
 """
 
 import json
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
     output = pathlib.Path(OUTPUT.value)
     path = output / "scale.json"
     result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"rows": []}
-    result["environment"] = provenance.environment()
+    environment = provenance.environment()
     members = json.loads((pathlib.Path(MODEL.value) / "model.json").read_text())["members"]
     with tempfile.TemporaryDirectory(prefix="syscall_lm.", dir=SCRATCH.value) as folder:
         for size in map(int, SIZES.value):
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
                 if not archive.exists():
                     traces = make(TraceArchive(ARCHIVE.value), archive, size)
                     case["traces"] = traces
-                result["rows"].append(case | measure(engine, archive))
+                result["rows"].append(case | measure(engine, archive) | {"environment": environment})
                 files.write_text(path, json.dumps(result, indent=1) + "\n")
                 files.write_text(output / "table.md", table(result))
             archive.unlink(missing_ok=True)
@@ -92,9 +92,11 @@ def measure(engine: str, archive: pathlib.Path) -> dict[str, float]:
     started = time.monotonic()
     with tempfile.TemporaryFile() as told:
         child = subprocess.Popen([sys.executable, "-m", "syscall_lm.experiments", "score", *arguments], stdout=told)
-        _, status, usage = os.wait4(child.pid, 0)
+        peak = 0.0
+        while child.poll() is None:
+            peak = max(peak, memory(child.pid))
+            time.sleep(0.2)
         seconds = time.monotonic() - started
-        child.returncode = os.waitstatus_to_exitcode(status)
         told.seek(0)
         speed = re.search(r"([\d,]+) calls/s", told.read().decode())
     scores.unlink(missing_ok=True)
@@ -103,23 +105,40 @@ def measure(engine: str, archive: pathlib.Path) -> dict[str, float]:
     return {
         "seconds": round(seconds, 1),
         "calls_per_second": int(speed[1].replace(",", "")),
-        "peak_memory_mib": round(usage.ru_maxrss / 1024),
+        "peak_memory_mib": round(peak),
     }
+
+
+def memory(pid: int) -> float:
+    """MiB that a process and its descendants hold now; of pages that several share each counts its part (proc(5))."""
+    parents, sizes = {}, {}
+    for path in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            lines = (path / "smaps_rollup").read_text().splitlines()
+            sizes[int(path.name)] = next(int(line.split()[1]) / 1024 for line in lines if line.startswith("Pss:"))
+        except (OSError, StopIteration):  # it has ended, or is another user's
+            continue
+
+    def descends(other: int) -> bool:
+        return other == pid or (other in parents and descends(parents[other]))
+
+    return sum(size for other, size in sizes.items() if descends(other))
 
 
 def table(result: dict) -> str:
     """The rows as Markdown."""
     lines = [
-        f"Made by experiments/scale.py, commit {result['environment']['commit']}, "
-        f"{os.cpu_count()} CPU cores of a shared machine.",
+        f"Made by experiments/scale.py on {os.cpu_count()} CPU cores of a shared machine. Memory: of all processes of "
+        "the command together, at most.",
         "",
-        "| engine | members | calls | calls/s while scoring | seconds, whole command | peak memory, MiB |",
-        "|---|---|---|---|---|---|",
+        "| engine | members | calls | calls/s while scoring | seconds, whole command | memory, MiB | commit |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in sorted(result["rows"], key=lambda row: (row["engine"], row["calls"])):
         lines.append(
             f"| {row['engine']} | {row['members']} | {row['calls']:,} | {row['calls_per_second']:,} "
-            f"| {row['seconds']:,} | {row['peak_memory_mib']:,} |"
+            f"| {row['seconds']:,} | {row['peak_memory_mib']:,} | {row['environment']['commit']} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -158,7 +158,8 @@ def scoring_implementations(shape: shapes.ModelShape, lanes: int) -> dict[str, C
         found[f"xla{suffix}"] = functools.partial(
             jitted_scoring, shape, lanes, implementation="xla", compiler_options=options
         )
-    found["cuDNN through PyTorch"] = functools.partial(torch_scoring, shape, lanes)
+    found["cuDNN through PyTorch, TF32"] = functools.partial(torch_scoring, shape, lanes, half=False)
+    found["cuDNN through PyTorch, bfloat16"] = functools.partial(torch_scoring, shape, lanes, half=True)
     found["cuDNN through JAX"] = functools.partial(cudnn_scoring, shape, lanes)
     return found
 
@@ -186,12 +187,11 @@ def peer(shape: shapes.ModelShape) -> tuple[Torch, lstm.Shape]:
     return Torch(whole, language_model.initialise(jax.random.key(0), whole), 8), whole
 
 
-def torch_scoring(shape: shapes.ModelShape, lanes: int) -> Callable[[], Any]:
-    """`nn.LSTM` on cuDNN; TF32 on, as a user would set it."""
+def torch_scoring(shape: shapes.ModelShape, lanes: int, half: bool) -> Callable[[], Any]:
+    """`nn.LSTM` on cuDNN, with tensor cores on; arrays lie on the GPU before and after, as ours do."""
     torch, _ = peer(shape)
-    torch._torch.set_float32_matmul_precision("high")
     calls = np.random.default_rng(0).integers(0, shape.vocabulary, (shapes.STEPS, lanes))
-    return lambda: torch.score(calls, calls)
+    return torch.scoring_on_gpu(calls, calls, half)
 
 
 def cudnn_scoring(shape: shapes.ModelShape, lanes: int) -> Callable[[], Any]:

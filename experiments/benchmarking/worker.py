@@ -8,11 +8,13 @@ therefore timed in fresh processes, ours and the peers' alike; so is the command
 times what SETTINGS (JSON) describe, and prints a `Run`.
 """
 
+import atexit
 import dataclasses
 import functools
 import json
 import os
 import pathlib
+import shutil
 import statistics
 import subprocess
 import sys
@@ -175,8 +177,8 @@ def start(shape: lstm.Shape) -> list[Contender]:
 
     Its first run with a cache fills that.
     """
-    folder = tempfile.TemporaryDirectory(prefix="syscall_lm.")  # private: what lies in a cache is executed
-    path = pathlib.Path(folder.name)
+    path = pathlib.Path(tempfile.mkdtemp(prefix="syscall_lm."))  # private: what lies in a cache is executed
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
     vocabulary = Vocabulary.from_abi("i386")
     shape = lstm.Shape(vocabulary.size, shape.cells, shape.layers)
     params = language_model.initialise(jax.random.key(0), shape)
@@ -192,7 +194,7 @@ def start(shape: lstm.Shape) -> list[Contender]:
         arguments = [f"--model={path}/model", f"--archive={path}/traces", f"--output={path}/scores"]
         command = [sys.executable, "-m", "syscall_lm.experiments", "score", *arguments]
         cache = {
-            "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(folder.name) / "cache"),
+            "JAX_COMPILATION_CACHE_DIR": str(path / "cache"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
         environment = os.environ | (cache if cached else {})

@@ -68,7 +68,7 @@ def score_archive(
       schema: of the output.
       output: the file to write.
       configuration: plain JSON values that decide the rows; finished shards of another configuration are refused.
-      calls_per_shard: about how many calls are scored before they are safe on disk; a process holds one shard.
+      calls_per_shard: about how many calls are scored before they are safe on disk; a process holds three shards.
       progress: called with the calls of each shard, when it is done.
 
     Returns:

@@ -7,9 +7,9 @@ Parameters are one nested dict:
   w_out      [H, V]
   b_out      [V]
 
-Two paths share these parameters. `run` is for training: whole sequences, dropout, gradients. `fold` and `step` are for
+Two paths share these parameters. `run` is for training: whole sequences, dropout, gradients. `fold` and `score` are for
 scoring: the embedding, the first layer's input weights and its bias become one table `[V + 1, 4H]`, so that a call's
-share of the gates is a gather; one step serves whole traces, tiles and streams alike.
+share of the gates is a gather; whole traces, tiles and streams are all scored by `score`, with a carried state.
 """
 
 import dataclasses

@@ -34,6 +34,8 @@ NESTED = "archive within an archive"
 EMPTY = "empty file"
 SPECIAL = "neither file nor folder"
 
+MAX_LIST = 2**26  # bytes; a million members
+
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
@@ -234,6 +236,24 @@ def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
         raise SyscallLMError(f"{as_text(folder)}: cannot be read ({error.strerror})") from error
 
 
+class _ShortReads:
+    """A file of which a zip archive's list of members is not read if it is longer than MAX_LIST.
+
+    `zipfile` reads the list at once, and keeps ten times as many bytes.
+    """
+
+    def __init__(self, file: Any):
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def read(self, size: int = -1) -> bytes:
+        if size > MAX_LIST:
+            raise ValueError(f"a list of members of {size:,} bytes")
+        return self._file.read(size)
+
+
 class _Opener:
     """Turns one file on disk into sources."""
 
@@ -303,7 +323,7 @@ class _Opener:
         if not self._file.seekable():
             raise SyscallLMError(f"{self._name}: a zip archive is read from its end; give it as a file")
         try:
-            archive = zipfile.ZipFile(self._file)
+            archive = zipfile.ZipFile(_ShortReads(self._file))
             self._bytes_in = self._file.seek(0, os.SEEK_END)
         except unpacking.ERRORS as error:
             self._nothing(f"a zip archive, but truncated or damaged ({error})", ZIP_DAMAGED)

@@ -55,6 +55,17 @@ def losses(model):
     return [row["train_nll"] + row["held_out_nll"] for row in rows]
 
 
+def test_if_the_process_that_the_others_meet_at_is_killed_they_leave_too(archive, tmp_path):
+    model = tmp_path / "model"
+    victim, survivor = start_two(archive, model, [], [])
+    wait_for_checkpoints(model, 1, victim)
+    victim.send_signal(signal.SIGKILL)
+    _, errors = survivor.communicate(timeout=200)
+    victim.communicate()
+    assert survivor.returncode == 75, (survivor.returncode, errors)
+    assert "interrupted: process 1 of 2 lost the others" in errors and "Traceback" not in errors, errors
+
+
 def test_a_killed_process_ends_the_other_and_another_number_goes_on(archive, tmp_path):
     whole = start(archive, tmp_path / "whole", "--cpu_devices=1")
     _, errors = whole.communicate(timeout=200)

@@ -1,7 +1,7 @@
 """Lets the tests of kernels run Mosaic GPU's interpreter, which JAX keeps private: this is the one place that knows it.
 
 The interpreter checks meaning (and that every phase of every barrier is waited for), not layouts, registers or memory
-limits; `test_lowering.py` and the tests marked `gpu` are for those.
+limits; the lowering in `test_hopper.py` and the tests marked `gpu` are for those.
 """
 
 import jax

@@ -25,6 +25,12 @@ def test_the_kernels_lower_for_hopper():
     assert "mosaic_gpu" in lower(mosaic_lstm.run, *inputs, (state, state))
 
 
+@pytest.mark.parametrize("shape", [shape for shape in shapes.MODELS if shape.cells <= 200], ids=str)
+def test_real_shapes_lower_for_hopper(shape):  # those of 400 cells do too, but it takes a minute each
+    tile = jax.eval_shape(lambda: gpu_cases.tile(shape, 1, shapes.LANES[0]))
+    assert "mosaic_gpu" in lower(mosaic_scoring.score_tile, *tile)
+
+
 @pytest.mark.parametrize("shape", shapes.MODELS, ids=str)
 def test_every_real_shape_has_a_configuration_that_fits(shape):
     size = mosaic_scoring.operand_bytes(shape.cells, shape.vocabulary, shape.layers)

@@ -81,15 +81,18 @@ def test_one_tile_equals_two_with_carried_state(implementation):
     assert_close(carry, last, 1e-6)
 
 
-def test_what_comes_before_a_reset_is_irrelevant_and_lanes_do_not_mix(implementation):
+@pytest.mark.parametrize("position", range(4))
+def test_what_comes_before_a_reset_is_irrelevant_and_lanes_do_not_mix(implementation, position):
+    if implementation == "mosaic_gpu" and position not in (0, 3):
+        pytest.skip("its interpreter takes seconds a call")
     *weights, inputs, targets, _, carry = arguments(4, 2, 5, 11, 1)
     reset = np.zeros((4, 2), bool)
-    reset[1, 1] = True
+    reset[position, 1] = True
     surprisal, _ = kernel.score_tile(*weights, inputs, targets, reset, carry, implementation=implementation)
-    other = np.where(np.arange(4)[:, None] < 1, (inputs + 1) % 11, inputs)
+    other = np.where(np.arange(4)[:, None] < position, (inputs + 1) % 11, inputs)
     carried = [(c + 1, h - 1) for c, h in carry]
     after, _ = kernel.score_tile(*weights, other, targets, reset, carried, implementation=implementation)
-    assert_close(after[1:, 1], surprisal[1:, 1], 1e-6)
+    assert_close(after[position:, 1], surprisal[position:, 1], 1e-6)
     assert np.abs(after[:, 0] - surprisal[:, 0]).max() > 1e-2
 
 

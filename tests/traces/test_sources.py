@@ -408,3 +408,12 @@ def test_a_zip_with_a_lying_size_is_bounded(tmp_path):
     (tmp_path / "x.zip").write_bytes(archive)
     found, _ = contents(tmp_path / "x.zip")
     assert all(len(data) <= len(TEXT) for data in found.values())
+
+
+def test_a_zip_archive_of_too_many_members_is_refused_before_their_list_is_read(tmp_path, monkeypatch):
+    (tmp_path / "x.zip").write_bytes(zip_of([(f"member{i}", TEXT) for i in range(50)]))
+    found, _ = contents(tmp_path / "x.zip")
+    assert len(found) == 50
+    monkeypatch.setattr(sources, "MAX_LIST", 1000)
+    with pytest.raises(SyscallLMError, match="list of members of"):
+        contents(tmp_path / "x.zip")
