@@ -39,11 +39,12 @@ def main(argv: list[str]) -> None:
     archive = TraceArchive(ARCHIVE.value)
     table = model.translation(archive)
     detector = LanguageModelDetector.load(model)
-    scores = [
-        detector.member_scores(batch.calls.take(data.normal_split(batch, SPLIT.value)).translate(table))
+    parts = [
+        detector.member_and_window_scores(batch.calls.take(data.normal_split(batch, SPLIT.value)).translate(table))
         for batch in archive.batches()
     ]
-    held_out = np.concatenate(scores, axis=1)
+    held_out = np.concatenate([scores for scores, _ in parts], axis=1)
+    windows = [np.concatenate(of_member) for of_member in zip(*(of_all for _, of_all in parts), strict=True)]
     if not held_out.shape[1]:
         where = f"in split {SPLIT.value!r}" if SPLIT.value else "without a split"
         raise SyscallLMError(f"{archive.path}: no normal traces {where}; name a split with --split")
@@ -51,9 +52,10 @@ def main(argv: list[str]) -> None:
     if SPLIT.value:
         source += f", split {SPLIT.value!r}"
     if MEDIANS.value:
-        calibration = ensemble.Calibration.from_scores(held_out, held_out, source)
+        calibration = ensemble.Calibration.from_scores(held_out, held_out, source, windows)
     else:
-        calibration = dataclasses.replace(detector.calibration, held_out=held_out, source=source)
+        thinned = tuple(map(ensemble.thinned, windows))
+        calibration = dataclasses.replace(detector.calibration, held_out=held_out, source=source, windows=thinned)
     thresholds = {method: calibration.threshold(method, FAR.value) for method in ensemble.METHODS}
     files.write_text(path / store.CALIBRATION, json.dumps(calibration.to_json(detector.scorer.names)) + "\n")
     print(f"{path}: calibrated on {source}; thresholds for a false alarm rate of {FAR.value:g}:")

@@ -36,16 +36,8 @@ def training_traces(archive: TraceArchive, held_out: float, seed: int) -> tuple[
         train = normal_split(batch, "")
     if not train.any():
         raise SyscallLMError(f"{archive.path}: no normal traces to learn from (in split 'train' or without a split)")
-    validation = normal_split(batch, "validation")
-    if validation.any():
-        return batch.calls.take(train), batch.calls.take(validation)
-    return hold_out(batch.calls.take(train), held_out, seed)
-
-
-def hold_out(normal: Sequences, share: float, seed: int) -> tuple[Sequences, Sequences]:
-    """What a model that is trained with this seed learns from, and what it holds out."""
-    chosen = training.choose_held_out(normal, share, seed)
-    return normal.take(~chosen), normal.take(chosen)
+    validation = batch.calls.take(normal_split(batch, "validation"))
+    return training.with_held_out(batch.calls.take(train), validation, seed, held_out)
 
 
 def fit(detector: Detector, train: Sequences, seed: int, validation: Sequences | None = None) -> Detector:
@@ -55,9 +47,7 @@ def fit(detector: Detector, train: Sequences, seed: int, validation: Sequences |
     """
     if not detector.needs_held_out:
         return detector.fit(train)
-    if validation is not None and len(validation):
-        return detector.fit(train, validation)
-    return detector.fit(*hold_out(train, HELD_OUT, seed))
+    return detector.fit(*training.with_held_out(train, validation, seed, HELD_OUT))
 
 
 @dataclasses.dataclass(frozen=True)

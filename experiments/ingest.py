@@ -10,6 +10,12 @@ gzip, bzip2, xz and zstd are unpacked on the way. Examples:
   syscall-lm ingest --output=host.parquet --workers=4 captures/*.sc.gz
   zcat day.json.gz | syscall-lm ingest --output=day.parquet --format=tracee --group=process -
 
+Where a capture tells the time of each call (DRAKVUF, Tracee, Tetragon, bpftrace, tables with such a column), calls can
+be put in order and doubly recorded ones dropped (Soni et al. 2019, section VI); both are counted, and noted in the
+archive under "filters". Memory holds fewer traces then, since a late call may come until the capture's end:
+
+  syscall-lm ingest --output=guest.parquet --order_events --drop_doubled_events drakvuf.json
+
 What cannot be read is skipped, counted by reason, and listed at the end. A run that was killed is resumed by the same
 command: what it has read lies in OUTPUT.parts. `ingest_rates` measures how fast each format is read.
 """
@@ -47,6 +53,12 @@ MAX_GAP = flags.DEFINE_float(
 COLUMNS = flags.DEFINE_string(
     "columns", "", "csv, jsonl, parquet: what columns hold, as WHAT=NAME,...; WHAT is call, calls, trace, pid, tid, ..."
 )
+ORDER_EVENTS = flags.DEFINE_bool(
+    "order_events", False, "Put each trace's calls in the order of their times, where a capture has one for each."
+)
+DROP_DOUBLED_EVENTS = flags.DEFINE_bool(
+    "drop_doubled_events", False, "Drop a call that equals the one before it in thread, time and name: recorded twice."
+)
 HOST = flags.DEFINE_string("host", "", "Where the capture was recorded.")
 LABEL = flags.DEFINE_enum("label", "", ["", "normal", "attack"], "What the traces are, where they do not say it.")
 FAMILY = flags.DEFINE_string("family", "", "The kind of attack, or the program, where the traces do not say it.")
@@ -72,6 +84,8 @@ def main(argv: list[str]) -> None:
         group=GROUP.value,
         max_gap=MAX_GAP.value,
         columns=COLUMNS.value,
+        order_events=ORDER_EVENTS.value,
+        drop_doubled_events=DROP_DOUBLED_EVENTS.value,
     )
     with tqdm(unit=" calls", unit_scale=True, file=sys.stderr, disable=None) as bar:
         summary = ingest(
@@ -120,6 +134,7 @@ def describe(summary: Summary, recognised: bool = False) -> str:
         rows.append(f"renamed, because an id stood twice: {summary.renamed:,} traces")
     for title, counts in (
         ("skipped", counters.skipped),
+        ("filtered", counters.filtered),
         ("files skipped", summary.skipped_files),
         ("calls outside the vocabulary", counters.unknown),
     ):

@@ -27,7 +27,7 @@ import pathlib
 import tqdm
 from absl import flags
 
-from syscall_lm import files, processes, scoring, training
+from syscall_lm import files, processes, training
 from syscall_lm.detectors import language_model
 from syscall_lm.detectors.base import traces_needed
 from syscall_lm.errors import SyscallLMError
@@ -140,7 +140,7 @@ def _train(
         if not processes.is_first():
             return
         source = f"{len(held_out)} normal traces of {archive.path.name} that training held out"
-        calibration = language_model.calibrate(scoring.Scorer(members), train, held_out, source)
+        calibration = language_model.calibrate(members, train, held_out, source)
         names = [member.name for member in members]
         files.write_text(path / store.CALIBRATION, json.dumps(calibration.to_json(names)) + "\n")
         info = {

@@ -70,6 +70,20 @@ def minibatches_for(calls: int, batching: str = "lanes", minibatch_calls: int = 
     return minibatch_calls, steps
 
 
+def with_held_out(
+    normal: Sequences, held_out: Sequences | None, seed: int, fraction: float = 0.1
+) -> tuple[Sequences, Sequences]:
+    """Traces to learn from, and the held-out ones; a share of the former is set aside if there are none.
+
+    Raises:
+      SyscallLMError: see `choose_held_out`.
+    """
+    if held_out is not None and len(held_out):
+        return normal, held_out
+    chosen = choose_held_out(normal, fraction, seed)
+    return normal.take(~chosen), normal.take(chosen)
+
+
 def choose_held_out(normal: Sequences, fraction: float, seed: int) -> np.ndarray:
     """Sets traces aside; identical traces stay on one side, so that none is judged by its own copy.
 

@@ -6,9 +6,16 @@ V  vocabulary: names and UNK; inputs know one id more, GO
 E  embedding width
 D  input width of a layer: E for the first, H for the others
 H  cells of a layer
-L  layers
 M  members of an ensemble
 N  traces
+
+Models of windows, and some detectors:
+
+L  calls in a window
+W  windows; in a beam, the beginnings that are kept
+K  width of the autoencoder's code
+F  features of a trace
+S  states of a hidden Markov model; sections of traces
 
 Sequences inside the models are time-major, `[T, B, ...]`, because a scan walks over the first axis.
 """

@@ -1,26 +1,31 @@
 """Scoring by windows: the surprisal of every call under models that read windows, batch and streaming.
 
-Traces are cut into windows of L calls without overlap, so that every call is scored once. A stream does the same with
-carried state, at the cost of one step per call: each window is read by the encoder while the one before it is decoded.
-Batch and stream give the same numbers, call by call, window by window and trace by trace (tested). What a stream does
-not give are the scores of overlapping windows, as training uses them: with stride s they would need L / s encoders and
-decoders side by side, and L / s steps per call.
+Traces are cut into windows of L calls without overlap, so that every call is scored once. All devices of the process
+score at once, each its own share of the windows. How large a share is does not depend on their number: products of
+other shapes round differently, and the number of devices must not show in the results.
+
+A stream does the same with carried state, at the cost of one step per call: each window is read by the encoder while
+the one before it is decoded. Batch and stream give the same numbers, call by call, window by window and trace by trace
+(tested). What a stream does not give are the scores of overlapping windows, as training uses them: with stride s they
+would need L / s encoders and decoders side by side, and L / s steps per call.
 """
 
+import collections
 import functools
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from syscall_lm.models import lstm
 from syscall_lm.models.shapes import WindowShape, module_of
 from syscall_lm.traces.trace import Sequences
 from syscall_lm.traces.windows import Batch, Windows, in_batches
 from syscall_lm.types import Array, Params
-from syscall_lm.window_training import judge
 
-BATCH = 512  # windows that are scored side by side
+SHARES = (64, 512)  # windows that a device scores side by side, at least and at most
 CHUNK = 2**16  # windows among which identical ones are looked for
+BATCHES_IN_FLIGHT = 2  # the host gathers and unpacks batches while the devices compute others
 
 
 class WindowScorer:
@@ -35,6 +40,7 @@ class WindowScorer:
         self.shape = shape
         self.params = params
         self.members = len(jax.tree.leaves(params)[0])
+        self._copies: dict[Mesh, Params] = {}  # the parameters, on each device of a mesh
 
     def windows(self, sequences: Sequences) -> Windows:
         """The windows in which traces are scored."""
@@ -59,27 +65,66 @@ class WindowScorer:
             _, first, inverse = np.unique(
                 rows.view(f"V{rows.dtype.itemsize * rows.shape[1]}")[:, 0], return_index=True, return_inverse=True
             )
-            parts = [self.read(windows.gather(plan)) for plan in in_batches(numbers[first], BATCH)]
-            values = np.concatenate(parts, -1)[..., inverse]  # [M, L, chunk]
+            values = self._distinct(windows, numbers[first])[..., inverse]  # [M, L, chunk]
             positions = windows.starts[numbers] + np.arange(self.shape.length)[:, None]
             scores[:, positions[batch.mask]] = values[:, batch.mask]
         return scores
 
+    def _distinct(self, windows: Windows, numbers: np.ndarray) -> np.ndarray:
+        """What `read` says of the windows with these numbers, in batches."""
+        in_flight: collections.deque[Array] = collections.deque()
+        parts = []
+        share, devices = _shares(len(numbers))
+        for plan in in_batches(numbers, share * devices):
+            in_flight.append(self._begin(windows.gather(plan), devices))
+            if len(in_flight) > BATCHES_IN_FLIGHT:
+                parts.append(np.asarray(in_flight.popleft()))
+        return np.concatenate([*parts, *map(np.asarray, in_flight)], -1)
+
     def read(self, batch: Batch) -> np.ndarray:
         """Surprisal of every call of B windows, float32 `[M, L, B]` in nats; it means nothing where they are masked."""
-        return np.asarray(_surprisal(self.params, batch, self.shape))
+        return np.asarray(self._begin(batch))
+
+    def _begin(self, batch: Batch, devices: int = 1) -> Array:
+        """The same, on so many devices; does not wait for them."""
+        mesh = _mesh(devices)
+        if mesh not in self._copies:
+            self._copies[mesh] = jax.device_put(self.params, NamedSharding(mesh, PartitionSpec()))
+        return _surprisal(self._copies[mesh], batch, self.shape, mesh)
 
     def stream(self, lanes: int = 1) -> "WindowStream":
         """A live stream of `lanes` traces, scored call by call."""
         return WindowStream(self, lanes)
 
 
-@functools.partial(jax.jit, static_argnames="shape")
-def _surprisal(params: Params, batch: Batch, shape: WindowShape) -> Array:
-    def member(params: Params, batch: Batch) -> Array:
-        return judge(module_of(shape).logits(params, batch), batch)[0]
+def window_means(surprisal: np.ndarray, sequences: Sequences, length: int) -> np.ndarray:
+    """The average surprisal of every window in which traces are scored: `[total]` to float64 `[W]`."""
+    windows = Windows(sequences, length, length, go=0)
+    sums = np.add.reduceat(surprisal, windows.starts, dtype=np.float64) if len(windows) else np.zeros(0)
+    return sums / windows.sizes
 
-    return lstm.over_members(member, params, shared=(batch,))
+
+def _shares(windows: int) -> tuple[int, int]:
+    """How many of so many windows a device gets at a time (powers of two: each is compiled anew), and how many do."""
+    least, most = SHARES
+    share = min(max(least, 1 << (windows - 1).bit_length()), most)
+    return share, min(len(jax.local_devices()), -(-windows // share))
+
+
+@functools.cache
+def _mesh(devices: int) -> Mesh:
+    return Mesh(np.array(jax.local_devices()[:devices]), ("window",))
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "mesh"))
+def _surprisal(params: Params, batch: Batch, shape: WindowShape, mesh: Mesh) -> Array:
+    def share(params: Params, batch: Batch) -> Array:
+        return lstm.over_members(module_of(shape).surprisal, params, shared=(batch,))
+
+    # Each device runs the whole on its windows; the partitioner could not split a kernel of our own.
+    inputs = (PartitionSpec(), PartitionSpec(None, "window"))
+    result = PartitionSpec(None, None, "window")
+    return jax.shard_map(share, mesh=mesh, in_specs=inputs, out_specs=result, check_vma=False)(params, batch)
 
 
 class WindowStream:

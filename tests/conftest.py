@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from syscall_lm.detectors.ensemble import Calibration
-from syscall_lm.models import shapes, store
+from syscall_lm.models import lstm, shapes, store
 from syscall_lm.traces.vocabulary import Vocabulary
 
 
@@ -27,7 +27,7 @@ def shared_data() -> pathlib.Path:
 def tiny_model() -> Callable[..., pathlib.Path]:
     """Makes calibrated model directories of random parameters: `tiny_model(path, vocabulary, members, held_out, info)`.
 
-    Its surprisals lie near log V; the calibration pretends that normal traces score a little below that.
+    Its surprisals lie near log V; the calibration pretends that normal traces, and windows, score a little below that.
     """
 
     def make(
@@ -47,7 +47,8 @@ def tiny_model() -> Callable[..., pathlib.Path]:
         names = [f"{member}.{number + 1}" for number, member in enumerate(members)]
         parameters = [drawn(shape) for shape in sizes]
         scores = np.log(vocabulary.size) + rng.normal(-0.05, 0.05, (len(members), held_out))
-        calibration = Calibration.from_scores(scores, scores, f"{held_out} made-up normal traces")
+        windows = [np.zeros(0) if isinstance(size, lstm.Shape) else scores[0] for size in sizes]
+        calibration = Calibration.from_scores(scores, scores, f"{held_out} made-up normal traces", windows)
         path.mkdir(parents=True, exist_ok=True)
         (path / store.CALIBRATION).write_text(json.dumps(calibration.to_json(names)))
         made = tuple(store.Member(*parts) for parts in zip(names, sizes, parameters, strict=True))

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from syscall_lm import scoring, training, window_training
+from syscall_lm import scoring, training, window_scoring, window_training
 from syscall_lm.kernels import hopper
 from syscall_lm.models import language_model, lstm, shapes
 from syscall_lm.models.store import Member
 from syscall_lm.traces.trace import Sequences
+from syscall_lm.window_scoring import WindowScorer
 
 V = 5
 TRACES = Sequences.from_list([(np.arange(33 + i % 15) + i) % 3 for i in range(24)])
@@ -24,7 +25,8 @@ jax.config.update("jax_num_cpu_devices", 8)
 spec = importlib.util.spec_from_file_location("test_mesh", {__file__!r})
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-print(json.dumps([module.losses(), module.compiled_step(), module.scores(), module.undivided()]))
+done = [module.losses(), module.compiled_step(), module.scores(), module.undivided(), module.window_scores()]
+print(json.dumps(done))
 """
 
 
@@ -76,6 +78,21 @@ def scores():
     return meshes, [array.tolist() for array in (*scored, *(state.ravel() for state in states))]
 
 
+def window_scores():
+    """Of how many windows how many devices get how many; surprisals of windows for 8, 2 and 1 devices."""
+    sizes = [list(window_scoring._shares(count)) for count in (1, 65, 1000, 10**6)]
+    rng = np.random.default_rng(0)
+    traces = [rng.integers(0, V, n) for n in rng.integers(1, 40, 1200)]
+    scored = []
+    for name in shapes.WINDOW_MODELS:
+        shape = shapes.window_shape(name, V, 7, 200)
+        tree = jax.eval_shape(lambda key, shape=shape: shapes.initialise(key, shape), jax.random.key(0))
+        params = jax.tree.map(lambda leaf: rng.normal(0, 0.3, (2, *leaf.shape)).astype(np.float32), tree)
+        scorer = WindowScorer(shape, params)
+        scored += [scorer.surprisal(Sequences.from_list(traces[:count])).ravel() for count in (1200, 1)]
+    return sizes, [array.tolist() for array in scored]
+
+
 def undivided():
     """What the choice of a kernel is told of a partitioned computation, and within `shard_map`."""
     found = []
@@ -109,6 +126,15 @@ def test_eight_devices_score_as_one_to_the_bit(on_eight_devices):
     assert meshes == [8, 8, 2, 1, 1, 1]
     for alone, there in zip(scores()[1], together, strict=True):
         np.testing.assert_array_equal(there, alone)
+
+
+def test_eight_devices_score_windows_as_one_to_the_bit(on_eight_devices):
+    sizes, together = on_eight_devices[4]
+    assert sizes == [[64, 1], [128, 1], [512, 2], [512, 8]]
+    alone_sizes, alone = window_scores()
+    assert alone_sizes == [[64, 1], [128, 1], [512, 1], [512, 1]]
+    for one, there in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(there, one)
 
 
 def test_a_kernel_may_run_where_each_device_has_its_own_share(on_eight_devices):

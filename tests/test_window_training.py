@@ -108,6 +108,18 @@ def test_minibatches_are_cut_into_equal_parts():
     assert {case: window_training.parts_of(*case) for case in cases} == cases
 
 
+@pytest.mark.parametrize("model", shapes.WINDOW_MODELS)
+def test_members_trained_together_equal_members_trained_alone(model, traces):
+    few = traces.take(np.arange(4))
+    arguments = (recipe(epochs=1), few, few)
+    together = window_training.train_group(shape(model), [3, 5], *arguments)
+    for place, number in enumerate([3, 5]):
+        alone = window_training.train_group(shape(model), [number], *arguments)
+        np.testing.assert_allclose(together.held_out_nll[place], alone.held_out_nll[0], rtol=1e-5)
+        for a, b in zip(jax.tree.leaves(together.params), jax.tree.leaves(alone.params), strict=True):
+            np.testing.assert_allclose(a[place], b[0], rtol=1e-4, atol=1e-5)
+
+
 def test_every_window_is_learned_from_once_an_epoch(traces):
     objective = window_training.WindowPrediction(shape("autoencoder"), recipe(), traces, traces)
     epochs = [np.concatenate(list(objective.plans(epoch))) for epoch in range(2)]

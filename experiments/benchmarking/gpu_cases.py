@@ -13,7 +13,7 @@ from syscall_lm import loop, window_training
 from syscall_lm import training as lm_training
 from syscall_lm.experiments.benchmarking.gpu_rows import Case
 from syscall_lm.experiments.benchmarking.peers import Torch
-from syscall_lm.experiments.soni2019 import study
+from syscall_lm.experiments.soni2019 import settings as soni2019
 from syscall_lm.kernels import hopper, shapes
 from syscall_lm.kernels import lstm as lstm_kernel
 from syscall_lm.kernels import scoring as scoring_kernel
@@ -262,17 +262,17 @@ def windows(count: int = 140_000, length: int = 10) -> Case:
     """An epoch of Soni et al.'s encoder-decoder with their 200 cells; they report 370 ms."""
 
     def make() -> Callable[[], Any]:
-        settings = study.Settings(epochs=4, patience=4)
+        settings = soni2019.Settings(epochs=4, patience=4)
         calls = np.random.default_rng(0).integers(0, shapes.ADFA_LD_VOCABULARY, settings.stride * count + length)
         sequences = Sequences.from_list([calls])
-        model = study.MODELS[0]
+        model = soni2019.MODELS[0]
         shape = model_shapes.window_shape(model, shapes.ADFA_LD_VOCABULARY, length, settings.cells)
 
         def run() -> dict[str, float]:
             recipe = settings.recipe(model, length)
             history = window_training.train_group(shape, [0], recipe, sequences, sequences).history
             seconds = float(np.median([epoch["seconds"] for epoch in history[1:]]))
-            return {"seconds": seconds, "calls_per_second": study.windows(sequences, settings.stride) / seconds}
+            return {"seconds": seconds, "calls_per_second": soni2019.windows(sequences, settings.stride) / seconds}
 
         return run
 

@@ -10,7 +10,7 @@ from sklearn.ensemble import IsolationForest, RandomForestClassifier
 from sklearn.mixture import GaussianMixture
 from sklearn.svm import OneClassSVM
 
-from syscall_lm import scoring
+from syscall_lm import scoring, training
 from syscall_lm.detectors.agreement import pseudo_programs
 from syscall_lm.detectors.call_sets import CallSets
 from syscall_lm.detectors.features import Frequency
@@ -190,7 +190,7 @@ def with_language_model(
         mixed = -np.log(share * np.exp(-source.surprisal(traces)) + (1 - share) * np.exp(-ngram))
         return np.log(stretch_means(mixed, traces, "calmest", length) + FLOOR)
 
-    learned, held_out = data.hold_out(context.benchmark.train, data.HELD_OUT, seed)
+    learned, held_out = training.with_held_out(context.benchmark.train, None, seed, data.HELD_OUT)
     unseen = calmest(held_out, NGram(context.vocabulary_size, ORDER).fit(learned).surprisal(held_out))
     judged = calmest(context.traces, context.surprisal())
     return np.minimum(standardised(context, "sets", False), (judged - unseen.mean()) / unseen.std())

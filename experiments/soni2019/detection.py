@@ -1,6 +1,10 @@
-"""Soni et al. (2019), section VI: which of the two models is better at detecting, beside STIDE and a language model.
+r"""Soni et al. (2019), section VI: which of the two models is better at detecting, beside STIDE and a language model.
 
-  syscall-lm soni2019.detection --archive=adfa.parquet --workdir=soni --model=model --output=results/soni2019
+  for seed in 0 1 2; do
+    syscall-lm train --archive=adfa.parquet --model=runs/seed$seed --members=1x200,1x400,2x400 --seed=$seed
+  done
+  syscall-lm soni2019.detection --archive=adfa.parquet --workdir=soni --models=runs/seed0,runs/seed1,runs/seed2 \
+    --output=results/soni2019
 
 Takes the models that soni2019.train left in --workdir (the same command there must have ended) and judges the archive's
 split "test" with each of three seeds, in the same way as every other detector; writes detection-ARCHIVE.json. The paper
@@ -9,7 +13,7 @@ autoencoder's 86 %); it prints no detection or false alarm rates. A published LS
 ADFA-LD's windows.
 
 The same command after an interruption goes on after the last model that was judged. ADFA-LD took 3 minutes on two cores
-that other work shared, and another minute for a language model of 1x200, 1x400 and 2x400.
+that other work shared, and another two for each seed's language models of 1x200, 1x400 and 2x400.
 
 A trace's score is the mean over its calls, or over those 60 calls where it is highest; both are reported, and no attack
 chose anything. A threshold for 1 % false alarms comes from the held-out normal traces.
@@ -19,9 +23,9 @@ import json
 import pathlib
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 from absl import flags
 
 from syscall_lm import evaluation, files
@@ -35,8 +39,8 @@ from syscall_lm.detectors.window_models import AGGREGATES, WindowDetector, aggre
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, data, provenance
 from syscall_lm.experiments.data import Benchmark
-from syscall_lm.experiments.soni2019 import study
-from syscall_lm.models import store
+from syscall_lm.experiments.kim2017 import trained
+from syscall_lm.experiments.soni2019 import settings
 from syscall_lm.traces.archive import TraceArchive
 
 DETECTORS: dict[str, type[WindowDetector]] = {
@@ -47,7 +51,7 @@ LANGUAGE_MODEL = "language model"
 
 ARCHIVE = flags.DEFINE_string("archive", None, "labelled traces with the splits train and test", required=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "directory with the checkpoints of soni2019.train", required=True)
-MODEL = flags.DEFINE_string("model", "", "a trained language model, to compare with")
+MODELS = flags.DEFINE_list("models", [], "model directories that `train` made on it, one a seed, to compare with")
 OUTPUT = flags.DEFINE_string("output", "results/soni2019", "directory with training-ARCHIVE.json, for the results")
 
 
@@ -57,9 +61,9 @@ def main(argv: list[str]) -> None:
         raise SyscallLMError(f"soni2019.detection takes flags only; what is {argv[0]!r}?")
     archive = TraceArchive(ARCHIVE.value)
     output = pathlib.Path(OUTPUT.value)
-    training = study.read_results(output / f"training-{archive.path.stem}.json", "train")
+    training = settings.read_results(output / f"training-{archive.path.stem}.json", "train")
     with files.exclusive(WORKDIR.value):
-        run = study.Study(archive, study.Settings(**training["settings"]), pathlib.Path(WORKDIR.value))
+        run = settings.Experiment(archive, settings.Settings(**training["settings"]), pathlib.Path(WORKDIR.value))
         if training["training"]["data"] != data.fingerprint(run.train):
             raise SyscallLMError(f"{archive.path}: not the traces that training-{archive.path.stem}.json learned from")
         benchmark = data.benchmark(archive)
@@ -88,17 +92,13 @@ def main(argv: list[str]) -> None:
         if "stide" not in detectors:
             keep("stide", benchmark.summaries(Stide().fit(benchmark.train).decision_function(benchmark.traces)))
             save()
-        compared = {name: detectors[name]["model"] for name in detectors if name.startswith(LANGUAGE_MODEL)}
-        if MODEL.value and set(compared.values()) != {pathlib.Path(MODEL.value).name}:
-            for name in compared:
-                del detectors[name]
-            for name, scores in language_model_scores(archive, benchmark).items():
-                keep(name, benchmark.summaries(scores), model=pathlib.Path(MODEL.value).name)
+        for seed, name, figures in of_language_models(archive, benchmark, result):
+            keep(name, {"seed": seed, **figures}, model=LANGUAGE_MODEL)
             save()
     print(f"results: {path}")
 
 
-def begun(path: pathlib.Path, archive: TraceArchive, run: study.Study, benchmark: Benchmark) -> dict[str, Any]:
+def begun(path: pathlib.Path, archive: TraceArchive, run: settings.Experiment, benchmark: Benchmark) -> dict[str, Any]:
     """The results so far, if an earlier run judged the same traces with the same models; or the head of new ones."""
     head = {
         **run.description(),
@@ -107,13 +107,13 @@ def begun(path: pathlib.Path, archive: TraceArchive, run: study.Study, benchmark
         "data": data.fingerprint(benchmark.traces),
     }
     if path.exists():
-        earlier = study.read_results(path, "detection")
+        earlier = settings.read_results(path, "detection")
         if all(earlier.get(name) == json.loads(json.dumps(value)) for name, value in head.items()):
             return earlier
     return {**head, "environment": provenance.environment(), "detectors": {}}
 
 
-def judge(detector: WindowDetector, run: study.Study, benchmark: Benchmark) -> dict[str, dict[str, Any]]:
+def judge(detector: WindowDetector, run: settings.Experiment, benchmark: Benchmark) -> dict[str, dict[str, Any]]:
     """One trained model's figures for each way to make a trace's score of its windows'."""
     detector.fit(run.train, run.held_out)
     held_out = detector.surprisal(run.held_out)
@@ -128,25 +128,48 @@ def judge(detector: WindowDetector, run: study.Study, benchmark: Benchmark) -> d
         threshold = conformal_threshold(aggregated(held_out, run.held_out, aggregate), FAR)
         found[aggregate] = {
             **benchmark.summaries(scores),
-            "operating_point": study.operating_point(scores, benchmark.is_attack, threshold, FAR),
+            "operating_point": settings.operating_point(scores, benchmark.is_attack, threshold, FAR),
             "score_seconds": round(seconds, 2),
         }
     found["mean"]["windows"] = {
         "auc": evaluation.curve(windows.score[~of_attack], windows.score[of_attack]).auc,
-        **study.operating_point(windows.score, of_attack, detector.window_threshold_, FAR),
+        **settings.operating_point(windows.score, of_attack, detector.window_threshold_, FAR),
     }
     return found
 
 
-def language_model_scores(archive: TraceArchive, benchmark: Benchmark) -> dict[str, np.ndarray]:
-    """The scores `[N]` of a language model's members, and of their ensemble if there are several."""
-    model = store.load(pathlib.Path(MODEL.value))
-    detector = LanguageModelDetector.load(model)
-    members = detector.member_scores(benchmark.traces.translate(model.translation(archive)))
-    scores = {f"{LANGUAGE_MODEL} {name}": s for name, s in zip(detector.scorer.names, members, strict=True)}
-    if len(members) > 1:
-        scores[f"{LANGUAGE_MODEL}, ensemble"] = detector.calibration.combine(members, ensemble.METHODS[0])
-    return scores
+def of_language_models(
+    archive: TraceArchive, benchmark: Benchmark, result: dict[str, Any]
+) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Seed, name and figures of each member of --models, and of each ensemble, that `result` lacks.
+
+    Figures of other models than these are taken out of it; without --models it keeps what it has.
+    """
+    if not MODELS.value:
+        return
+    models = trained.load(MODELS.value, archive)
+    described = [
+        {"seed": seed, "identity": model["identity"]}
+        for seed, model in zip(models, trained.describe(models), strict=True)
+    ]
+    if result.get("language_models") != described:
+        result["language_models"] = described
+        for name in [name for name in result["detectors"] if name.startswith(LANGUAGE_MODEL)]:
+            del result["detectors"][name]
+    for seed, model in models.items():
+        names = [f"{LANGUAGE_MODEL} {member.name}" for member in model.members]
+        if len(names) > 1:
+            names.append(f"{LANGUAGE_MODEL}, ensemble")
+        missing = [
+            n for n in names if all(run["seed"] != seed for run in result["detectors"].get(n, {"runs": []})["runs"])
+        ]
+        if missing:
+            detector = LanguageModelDetector.load(model)
+            members = detector.member_scores(benchmark.traces)
+            scores = [*members, detector.calibration.combine(members, ensemble.METHODS[0])]
+            for name, one in zip(names, scores, strict=False):  # of one member the ensemble is left out
+                if name in missing:
+                    yield seed, name, benchmark.summaries(one)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,10 @@ from absl import flags
 from syscall_lm import files
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command
-from syscall_lm.experiments.soni2019 import study
+from syscall_lm.experiments.soni2019 import settings
 from syscall_lm.reports import figures
 
-NUMBERS = {study.MODELS[0]: 4, study.MODELS[1]: 5}
+NUMBERS = {settings.MODELS[0]: 4, settings.MODELS[1]: 5}
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9")  # Okabe and Ito: told apart by the colour-blind
 
 TRAINING = flags.DEFINE_string("training", None, "what soni2019.train measured", required=True)
@@ -30,9 +30,12 @@ def main(argv: list[str]) -> None:
     """Draws a figure for each model."""
     if argv:
         raise SyscallLMError(f"soni2019.figures takes flags only; what is {argv[0]!r}?")
-    training = study.read_results(pathlib.Path(TRAINING.value), "train")
+    training = settings.read_results(pathlib.Path(TRAINING.value), "train")
     for model, number in NUMBERS.items():
         runs = [run for run in training["runs"] if run["model"] == model]
+        if len(runs) > len(COLOURS):
+            lengths = ", ".join(str(run["length"]) for run in runs)
+            raise SyscallLMError(f"{TRAINING.value}: L = {lengths}; a figure tells {len(COLOURS)} of them apart")
         if runs:
             path = pathlib.Path(OUTPUT.value) / f"figure{number}.png"
             with files.complete_file(path) as temporary:
@@ -47,7 +50,7 @@ def figure(model: str, runs: list[dict[str, Any]]) -> figures.Figure:
     for axes, metric, label in zip(
         panels, ("nll", "window_accuracy"), ("loss, nats per call", "windows predicted exactly"), strict=True
     ):
-        for run, colour in zip(runs, COLOURS, strict=False):
+        for run, colour in zip(runs, COLOURS[: len(runs)], strict=True):
             epochs = [row["epoch"] for row in run["history"]]
             for part, style in (("train", "--"), ("held_out", "-")):
                 values = np.array([row[f"{part}_{metric}"] for row in run["history"]])  # [epochs, seeds]

@@ -8,7 +8,7 @@ that these two are compared with. Seconds.
 """
 
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,8 @@ from absl import flags
 from syscall_lm import files
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, comparison
-from syscall_lm.experiments.soni2019 import study
+from syscall_lm.experiments.soni2019 import settings
+from syscall_lm.models import encoder_decoder, lstm
 
 RESULTS = flags.DEFINE_string("results", "results/soni2019", "directory with the results, for table.md")
 
@@ -37,38 +38,39 @@ def main(argv: list[str]) -> None:
     for path in trainings:
         lines += of_archive(path, folder / path.name.replace("training-", "detection-"))
     if (folder / "epoch_time.json").exists():
-        lines += times(study.read_results(folder / "epoch_time.json", "epoch_time"))
+        lines += times(settings.read_results(folder / "epoch_time.json", "epoch_time"))
     files.write_text(folder / "table.md", "\n".join(lines) + "\n")
     print("\n".join(lines))
 
 
 def of_archive(training_file: pathlib.Path, detection_file: pathlib.Path) -> list[str]:
     """Accuracy and detection on one archive."""
-    training = study.read_results(training_file, "train")
-    detection = study.read_results(detection_file, "detection") if detection_file.exists() else None
-    settings = training["settings"]
+    training = settings.read_results(training_file, "train")
+    detection = settings.read_results(detection_file, "detection") if detection_file.exists() else None
+    chosen = training["settings"]
     lines = [
         f"## {training['archive']}",
         "",
         *([detection["notice"], ""] if detection and detection.get("notice") else []),
         f"{training['windows']:,} windows to learn from, {training['held_out_windows']:,} held out, stride "
-        f"{settings['stride']}, H = {settings['cells']}; mean ± standard deviation of "
-        f"{settings['seeds']} seeds. Why these epochs: experiments/soni2019/train.py.",
+        f"{chosen['stride']}, H = {chosen['cells']}; mean ± standard deviation of "
+        f"{chosen['seeds']} seeds. Why these epochs: experiments/soni2019/train.py.",
         "",
         "Exact is the paper's accuracy: windows predicted (reconstructed) exactly / windows, on normal traces; beside "
         "it calls predicted / calls. The loss is in nats per call; training figures are averages over the best epoch, "
         "while it learns. The AUC tells attacks from normal traces, by a trace's mean, by its highest 60 calls, and "
-        "for single windows; false alarms and detections are those at the threshold from held-out traces for 1 %. The "
-        "paper's figures are for traces of its own.",
+        "for single windows; false alarms and detections are those at the threshold from held-out traces for 1 %. Time "
+        "is that of all epochs and seeds together, without the held-out windows, on cores that other work may have "
+        "shared. The paper's figures are for traces of its own.",
         "",
-        "| model | L | epochs | loss, held out | exact, training | exact, held out | calls, held out | AUC, mean | "
-        "AUC, highest | AUC, windows | false alarms / detections | paper: exact, loss |",
-        "|---" * 12 + "|",
+        "| model | L | epochs | time, s | loss, held out | exact, training | exact, held out | calls, held out | "
+        "AUC, mean | AUC, highest | AUC, windows | false alarms / detections | paper: exact, loss |",
+        "|---" * 13 + "|",
     ]
     for run in training["runs"]:
         model, length, best = run["model"], run["length"], run["best"]
         cells = [
-            spread((row[name] for row in best), percent)
+            spread([row[name] for row in best], percent)
             for name, percent in (
                 ("held_out_nll", False),
                 ("train_window_accuracy", True),
@@ -76,9 +78,10 @@ def of_archive(training_file: pathlib.Path, detection_file: pathlib.Path) -> lis
                 ("held_out_call_accuracy", True),
             )
         ]
-        cells.insert(0, str(len(run["history"])))
+        seconds = run.get("seconds") or settings.training_seconds(run["history"])
+        cells = [str(len(run["history"])), f"{seconds:,.0f}" if seconds else "", *cells]
         lines.append(f"| {model} | {length} | {' | '.join([*cells, *detected(detection, model, length)])} |")
-    lines += [f"| {WINDOWS_TRACES} | | | | | | | | | | | not run |", ""]
+    lines += [f"| {WINDOWS_TRACES} | | | | | | | | | | | | not run |", ""]
     if detection is None:
         return lines
     lines += [conclusion(training, detection), ""]
@@ -120,15 +123,15 @@ def detected(detection: dict[str, Any] | None, model: str, length: int) -> list[
         return found["runs"]
 
     means, highest = runs("mean"), runs("highest")
-    paper = study.PAPER_ACCURACY[model].get(length)
-    printed = f"{100 * paper:.1f} %, {study.PAPER_LOSS[model][length]}" if paper else ""
+    paper = settings.PAPER_ACCURACY[model].get(length)
+    printed = f"{100 * paper:.1f} %, {settings.PAPER_LOSS[model][length]}" if paper else ""
     if not means:
         return ["", "", "", "", printed]
-    point = [spread((run["operating_point"][name] for run in means), True) for name in OPERATING]
+    point = [spread([run["operating_point"][name] for run in means], True) for name in OPERATING]
     return [
-        spread(run["all"]["auc"] for run in means),
-        spread(run["all"]["auc"] for run in highest),
-        spread(run["windows"]["auc"] for run in means),
+        spread([run["all"]["auc"] for run in means]),
+        spread([run["all"]["auc"] for run in highest]),
+        spread([run["windows"]["auc"] for run in means]),
         " / ".join(point),
         printed,
     ]
@@ -152,9 +155,9 @@ def times(result: dict[str, Any]) -> list[str]:
         "| model | on | " + " | ".join(f"L = {length}" for length in lengths) + " |",
         "|---" * (len(lengths) + 2) + "|",
     ]
-    for model in study.MODELS:
+    for model in settings.MODELS:
         seconds = {row["length"]: row["seconds_per_epoch"] for row in result["rows"] if row["model"] == model}
-        paper = study.PAPER_MS_PER_EPOCH[model]
+        paper = settings.PAPER_MS_PER_EPOCH[model]
         lines += [
             f"| {model} | {device} | " + " | ".join(f"{seconds[length]:.2f}" for length in lengths) + " |",
             f"| | GPU | {' | '.join('not measured' for _ in lengths)} |",
@@ -168,38 +171,74 @@ def times(result: dict[str, Any]) -> list[str]:
         "",
         "Calls that training predicts per second, beside a language model of the same H (one layer, no dropout) with "
         "as many calls a minibatch, in the same rounds. Latency: from a call to its answer in a stream with carried "
-        "state, and if the call's whole window is read anew, median / 99 %.",
+        "state, in a watch that judges windows, and if the call's whole window is read anew: median (lowest to highest "
+        "median of a round) / 99 %.",
         "",
-        "| model | L | parameters | calls/s | language model, calls/s | ratio | stream, µs | whole window, µs |",
-        "|---" * 8 + "|",
+        "| model | L | parameters | calls/s | language model, calls/s | ratio | stream, µs | watch, µs | "
+        "whole window, µs |",
+        "|---" * 9 + "|",
     ]
     for row in result["rows"]:
         ours, theirs = row["calls_per_second"], row["language_model_calls_per_second"]
-        stream, anew = (
-            f"{row[name]['median']} / {row[name]['99 %']}"
-            for name in ("latency_microseconds", "whole_window_microseconds")
-        )
+        answers = (latency(row.get(f"{name}_microseconds")) for name in ("latency", "watch", "whole_window"))
         lines.append(
             f"| {row['model']} | {row['length']} | {row['parameters']:,} | {ours:,.0f} | {theirs:,.0f} | "
-            f"{ours / theirs:.2f} | {stream} | {anew} |"
+            f"{ours / theirs:.2f} | {' | '.join(answers)} |"
         )
     default = result["default_language_model"]
     return [
         *lines,
         "",
         f"A language model of the same H with its default recipe (4,096 calls a minibatch, dropout "
-        f"{default['dropout']}) learns {default['calls_per_second']:,.0f} calls/s. For each call that it "
-        "predicts, the encoder-decoder runs two LSTM steps, the language model one.",
+        f"{default['dropout']}) learns {default['calls_per_second']:,.0f} calls/s.",
+        "",
+        goal(result),
         "",
     ]
 
 
-def spread(values: Iterable[float], percent: bool = False) -> str:
+def latency(measured: dict[str, Any] | None) -> str:
+    """Median, the range of the rounds' medians, and the 99th percentile, in microseconds."""
+    if measured is None:
+        return ""
+    rounds = measured.get("rounds")
+    between = f" ({min(rounds):.0f} to {max(rounds):.0f})" if rounds else ""
+    return f"{measured['median']:.0f}{between} / {measured['99 %']:.0f}"
+
+
+def goal(result: dict[str, Any]) -> str:
+    """Whether the encoder-decoder is as fast to train per call as the language model, and why not."""
+    rows = [row for row in result["rows"] if row["model"] == settings.MODELS[0]]
+    ratios = {row["length"]: row["calls_per_second"] / row["language_model_calls_per_second"] for row in rows}
+
+    def listed(met: bool) -> str:
+        return ", ".join(f"{length} ({ratio:.2f})" for length, ratio in ratios.items() if (ratio >= 1) == met)
+
+    told = [f"{verb} for L = {listed(met)}" for verb, met in (("met", True), ("missed", False)) if listed(met)]
+    text = "The goal, an encoder-decoder that is as fast to train per call as the language model (ratio 1), is "
+    text += (
+        " and ".join(told) + ". For each call it runs two LSTM steps, one after the other; the language model runs one."
+    )
+    if (v := result.get("vocabulary_size")) is None:
+        return text
+    h = result["cells"]
+    language_model = lstm.Shape(v, h)
+    own = encoder_decoder.Shape(v, rows[0]["length"], h).flops_per_call
+    folding = [16 * h * h * (v + 1) / (result["minibatch_windows"] * length) / 1000 for length in ratios]
+    return (
+        f"{text} At H = {h}, V = {v} a call costs {own / 1000:.0f} kFLOP to score, the language model's "
+        f"{language_model.flops_per_call / 1000:.0f}. To train them (forward) it is {own / 1000:.0f} and, to fold the "
+        f"embedding into both layers once a minibatch, {', '.join(f'{cost:.0f}' for cost in folding)} more for "
+        f"L = {', '.join(map(str, ratios))}; the language model, which does not fold while it learns, spends "
+        f"{(language_model.flops_per_call + 8 * h * h) / 1000:.0f}, but less of it step by step."
+    )
+
+
+def spread(values: Sequence[float], percent: bool = False) -> str:
     """Mean ± standard deviation."""
-    numbers = np.array(list(values)) * (100 if percent else 1)
-    form: Callable[[float], str] = (lambda x: f"{x:.1f}") if percent else (lambda x: f"{x:.3f}")
-    text = form(numbers.mean()) + (f" ± {form(numbers.std(ddof=1))}" if len(numbers) > 1 else "")
-    return text + (" %" if percent else "")
+    if percent:
+        return comparison.spread([100 * value for value in values], ".1f") + " %"
+    return comparison.spread(values, ".3f")
 
 
 if __name__ == "__main__":

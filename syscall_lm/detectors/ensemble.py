@@ -1,7 +1,7 @@
 """From several members' scores to one verdict: leaky-ReLU ensemble, averaging, voting, and their thresholds."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from syscall_lm.errors import SyscallLMError
 
 SLOPE = 0.001
 METHODS = ("leaky_relu", "average", "vote")
+MOST_WINDOWS = 10_000  # scores of windows that a calibration keeps for each member
 
 
 def leaky_relu(scores: np.ndarray, medians: np.ndarray) -> np.ndarray:
@@ -52,18 +53,24 @@ class Calibration:
       spreads: `[M]`, its interquartile range there.
       held_out: float64 `[M, n]`, scores of held-out normal traces; thresholds for any false alarm rate come from them.
       source: which traces these were, for people.
+      windows: for each member that reads windows the ascending scores of windows of those held-out traces, of many
+        `thinned`; empty for others, and where a calibration does not tell.
     """
 
     medians: np.ndarray
     spreads: np.ndarray
     held_out: np.ndarray
     source: str = ""
+    windows: tuple[np.ndarray, ...] = ()
 
     @classmethod
-    def from_scores(cls, train: np.ndarray, held_out: np.ndarray, source: str = "") -> "Calibration":
-        """From the scores of normal training traces `[M, N]` and held-out normal traces `[M, n]`."""
+    def from_scores(
+        cls, train: np.ndarray, held_out: np.ndarray, source: str = "", windows: Sequence[np.ndarray] = ()
+    ) -> "Calibration":
+        """From the scores of normal training traces `[M, N]`, held-out normal traces `[M, n]`, and their windows."""
         quartiles = np.quantile(train, [0.25, 0.5, 0.75], axis=1)
-        return cls(quartiles[1], np.maximum(quartiles[2] - quartiles[0], 1e-6), held_out, source)
+        spreads = np.maximum(quartiles[2] - quartiles[0], 1e-6)
+        return cls(quartiles[1], spreads, held_out, source, tuple(map(thinned, windows)))
 
     def combine(self, scores: np.ndarray, method: str) -> np.ndarray:
         """Members' scores `[M, N]` to the ensemble's `[N]`; with one member every method ranks as that member does.
@@ -85,10 +92,13 @@ class Calibration:
 
     def to_json(self, names: list[str]) -> dict[str, Any]:
         """Plain values; `names` are the members', in order."""
-        members = {
+        members: dict[str, dict[str, Any]] = {
             name: {"median": self.medians[i], "spread": self.spreads[i], "held_out": self.held_out[i].tolist()}
             for i, name in enumerate(names)
         }
+        for name, scores in zip(names, self.windows, strict=False):  # there may be none
+            if len(scores):
+                members[name]["windows"] = scores.tolist()
         return {"source": self.source, "members": members}
 
     @classmethod
@@ -103,10 +113,23 @@ class Calibration:
             medians = np.array([member["median"] for member in members], np.float64)
             spreads = np.array([member["spread"] for member in members], np.float64)
             held_out = np.array([member["held_out"] for member in members], np.float64)
+            windows = tuple(np.array(member.get("windows", []), np.float64) for member in members)
             source = str(value["source"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise SyscallLMError(f"{path}: damaged, or of another model; run `calibrate` again") from error
-        usable = all(np.isfinite(values).all() for values in (medians, spreads, held_out))
+        usable = all(np.isfinite(values).all() for values in (medians, spreads, held_out, *windows))
         if held_out.ndim != 2 or not held_out.size or not usable:
             raise SyscallLMError(f"{path}: holds no usable scores; run `calibrate` again")
-        return cls(medians, spreads, held_out, source)
+        return cls(medians, spreads, held_out, source, windows)
+
+
+def thinned(scores: np.ndarray, most: int = MOST_WINDOWS) -> np.ndarray:
+    """Ascending scores, of more than `most` so many at equal distances.
+
+    Each stands for itself and those below it down to the one before, so that a threshold which is set by them is never
+    lower than one set by all, and keeps what that one promises.
+    """
+    ranks = np.arange(len(scores))
+    if len(scores) > most:
+        ranks = -(-(np.arange(most) + 1) * len(scores) // most) - 1
+    return np.sort(scores)[ranks]

@@ -10,9 +10,10 @@ import numpy as np
 from syscall_lm import scoring, training
 from syscall_lm.detectors import ensemble
 from syscall_lm.detectors.base import Detector
-from syscall_lm.models import shapes, store
+from syscall_lm.models import lstm, shapes, store
 from syscall_lm.models.store import Member, Model
 from syscall_lm.traces.trace import Sequences
+from syscall_lm.window_scoring import window_means
 
 
 class LanguageModelDetector(Detector):
@@ -47,17 +48,14 @@ class LanguageModelDetector(Detector):
 
     def fit(self, normal: Sequences, held_out: Sequences | None = None) -> Self:
         """Trains, stops early by, and calibrates on held-out traces; a tenth is set aside if none are given."""
-        if held_out is None or not len(held_out):
-            chosen = training.choose_held_out(normal, 0.1, self._recipe.seed)
-            normal, held_out = normal.take(~chosen), normal.take(chosen)
-        self._held_out = held_out
-        super().fit(normal, held_out)
+        normal, self._held_out = training.with_held_out(normal, held_out, self._recipe.seed)
+        super().fit(normal, self._held_out)
         return self
 
     def _fit(self, normal: Sequences) -> None:
         members, _ = training.train_members(self._shapes, self._recipe, normal, self._held_out)
         self.scorer = scoring.Scorer(members)
-        self.calibration = calibrate(self.scorer, normal, self._held_out, "held-out normal traces")
+        self.calibration = calibrate(members, normal, self._held_out, "held-out normal traces")
 
     @classmethod
     def load(cls, model: Model, method: str = "leaky_relu", false_alarm_rate: float = 0.01) -> "LanguageModelDetector":
@@ -75,6 +73,10 @@ class LanguageModelDetector(Detector):
     def member_scores(self, traces: Sequences) -> np.ndarray:
         """Average negative log-likelihood under each member, nats per call, float64 `[M, N]`."""
         return scoring.means(self.scorer.surprisal(traces), traces)
+
+    def member_and_window_scores(self, traces: Sequences) -> tuple[np.ndarray, list[np.ndarray]]:
+        """`member_scores`, and beside them the scores of each member's windows (see `_scores`)."""
+        return _scores(self.scorer, self._shapes, traces)
 
     def decision_function(self, traces: Sequences) -> np.ndarray:
         """The ensemble's scores `[N]`."""
@@ -158,10 +160,24 @@ class Ensemble(Detector):
         return self.calibration.combine(self._scores(traces), self.method)
 
 
-def calibrate(scorer: scoring.Scorer, train: Sequences, held_out: Sequences, source: str) -> ensemble.Calibration:
+def calibrate(members: Sequence[Member], train: Sequences, held_out: Sequences, source: str) -> ensemble.Calibration:
     """Scores normal training and held-out traces for a calibration."""
-    train_scores, held_out_scores = (scoring.means(scorer.surprisal(part), part) for part in (train, held_out))
-    return ensemble.Calibration.from_scores(train_scores, held_out_scores, source)
+    scorer = scoring.Scorer(members)
+    train_scores = scoring.means(scorer.surprisal(train), train)
+    held_out_scores, windows = _scores(scorer, [member.shape for member in members], held_out)
+    return ensemble.Calibration.from_scores(train_scores, held_out_scores, source, windows)
+
+
+def _scores(
+    scorer: scoring.Scorer, sizes: Sequence[shapes.Shape], traces: Sequences
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Each member's scores of traces `[M, N]`, and of their windows `[W]`, of which a language model has none."""
+    surprisal = scorer.surprisal(traces)
+    windows = [
+        np.zeros(0) if isinstance(shape, lstm.Shape) else window_means(one, traces, shape.length)
+        for one, shape in zip(surprisal, sizes, strict=True)
+    ]
+    return scoring.means(surprisal, traces), windows
 
 
 def load_calibration(path: pathlib.Path, members: Sequence[Member]) -> ensemble.Calibration:

@@ -1,18 +1,20 @@
 """What the detectors of Soni et al. (2019) share: a trace is judged window by window."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import jax
 import numpy as np
 
 from syscall_lm import scoring, training
 from syscall_lm.detectors.base import Detector, conformal_threshold
+from syscall_lm.detectors.language_model import load_calibration
 from syscall_lm.errors import SyscallLMError
-from syscall_lm.models.shapes import WindowShape, window_shape
+from syscall_lm.models.shapes import WindowShape, module_of, window_shape
+from syscall_lm.models.store import Model
 from syscall_lm.traces.trace import Sequences
 from syscall_lm.types import Params
-from syscall_lm.window_scoring import WindowScorer, WindowStream
+from syscall_lm.window_scoring import WindowScorer, WindowStream, window_means
 from syscall_lm.window_training import WindowRecipe, train_group
 
 AGGREGATES = ("mean", "highest")
@@ -73,7 +75,7 @@ class WindowDetector(Detector):
 
     Attributes:
       scorer: scores calls.
-      window_threshold_: after `fit`, the score above which a window is abnormal.
+      window_threshold_: after `fit` or `load`, the score above which a window is abnormal.
     """
 
     needs_held_out = True
@@ -102,21 +104,54 @@ class WindowDetector(Detector):
     @classmethod
     def of_trained(
         cls, shape: WindowShape, params: Params, aggregate: str = "mean", false_alarm_rate: float = 0.01
-    ) -> "WindowDetector":
+    ) -> Self:
         """A detector around one trained model; `fit` only sets the thresholds then."""
         recipe = WindowRecipe(length=shape.length)
         detector = cls(shape.vocabulary_size, recipe, shape.cells, 1, aggregate, false_alarm_rate)
         detector.scorer = WindowScorer(shape, jax.tree.map(lambda leaf: leaf[None], params))
         return detector
 
-    def fit(self, normal: Sequences, held_out: Sequences | None = None) -> "WindowDetector":
+    @classmethod
+    def load(cls, model: Model, member: str = "", false_alarm_rate: float = 0.01) -> Self:
+        """A detector around one member of a calibrated model directory, ready to judge traces and to `watch`.
+
+        Args:
+          model: from `store.load`; its vocabulary is that of the traces.
+          member: its name; not needed where only one is of this kind.
+          false_alarm_rate: see `Detector`; both thresholds come from the scores that `train` or `calibrate` kept.
+
+        Raises:
+          SyscallLMError: there is no such member, or there are several; the calibration is missing or does not fit, or
+            was made by a version that kept no scores of windows.
+        """
+        own = [
+            (number, one.shape, one.params)
+            for number, one in enumerate(model.members)
+            if isinstance(one.shape, WindowShape)
+            and module_of(one.shape).NAME == cls.model
+            and member in ("", one.name)
+        ]
+        if len(own) != 1:
+            names = ", ".join(one.name for one in model.members)
+            asked = f" called {member}" if member else ""
+            raise SyscallLMError(
+                f"{model.path}: not one but {len(own)} of its members ({names}) are {cls.model}s{asked}"
+            )
+        number, shape, params = own[0]
+        calibration = load_calibration(model.path, model.members)
+        if not len(calibration.windows[number]):
+            raise SyscallLMError(f"{model.path}: its calibration holds no scores of windows; run `calibrate` again")
+        detector = cls.of_trained(shape, params, false_alarm_rate=false_alarm_rate)
+        detector.threshold_ = conformal_threshold(calibration.held_out[number], false_alarm_rate)
+        detector.window_threshold_ = conformal_threshold(calibration.windows[number], false_alarm_rate)
+        return detector
+
+    def fit(self, normal: Sequences, held_out: Sequences | None = None) -> Self:
         """Trains, stops early by, and sets thresholds from held-out traces; a tenth is set aside if none are given."""
-        if held_out is None or not len(held_out):
-            chosen = training.choose_held_out(normal, 0.1, self.recipe.seed)
-            normal, held_out = normal.take(~chosen), normal.take(chosen)
+        normal, held_out = training.with_held_out(normal, held_out, self.recipe.seed)
         self._held_out = held_out
         super().fit(normal, held_out)
-        scores = self._window_scores(held_out, self.surprisal(held_out))
+        scores = window_means(self.surprisal(held_out), held_out, self.shape.length)
         self.window_threshold_ = conformal_threshold(scores, self.false_alarm_rate)
         return self
 
@@ -124,6 +159,13 @@ class WindowDetector(Detector):
         if self.scorer is None:
             trained = train_group(self.shape, range(self.members), self.recipe, normal, self._held_out)
             self.scorer = WindowScorer(self.shape, trained.params)
+
+    def _params(self, member: int) -> Params:
+        """One trained member's parameters."""
+        scorer = self._trained()
+        if not 0 <= member < scorer.members:
+            raise SyscallLMError(f"member={member}: there are {scorer.members}, counted from 0")
+        return jax.tree.map(lambda leaf: leaf[member], scorer.params)
 
     def _trained(self) -> WindowScorer:
         if self.scorer is None:
@@ -138,11 +180,6 @@ class WindowDetector(Detector):
         """Nats per call, float64 `[N]`."""
         return aggregated(self.surprisal(traces), traces, self.aggregate)
 
-    def _window_scores(self, traces: Sequences, surprisal: np.ndarray) -> np.ndarray:
-        windows = self._trained().windows(traces)
-        sums = np.add.reduceat(surprisal, windows.starts, dtype=np.float64) if len(windows) else np.zeros(0)
-        return sums / windows.sizes
-
     def verdicts(self, traces: Sequences, surprisal: np.ndarray | None = None) -> Verdicts:
         """Judges every window of N traces; the windows of a trace follow one another without overlap.
 
@@ -152,7 +189,7 @@ class WindowDetector(Detector):
         """
         if surprisal is None:
             surprisal = self.surprisal(traces)
-        score = self._window_scores(traces, surprisal)
+        score = window_means(surprisal, traces, self.shape.length)
         windows = self._trained().windows(traces)
         inside = np.arange(windows.length)[:, None] < windows.sizes  # [L, W]
         positions = np.minimum(windows.starts + np.arange(windows.length)[:, None], max(len(surprisal) - 1, 0))

@@ -61,6 +61,11 @@ class Shape:
         """How many calls after a call a stream tells its surprisal: a window must be complete before it is decoded."""
         return self.length
 
+    @property
+    def flops_per_call(self) -> int:
+        """Floating-point operations of scoring one call on the folded path: a position's code times `[K, V]`."""
+        return 2 * self.length * self.vocabulary_size
+
     def __str__(self) -> str:
         return f"{NAME}-{self.length}x{self.cells}"
 
@@ -100,28 +105,38 @@ def initialise(key: Array, shape: Shape) -> Params:
 
 def fold(params: Params) -> Params:
     """Parameters with the two linear layers after the code as one."""
-    return {
-        "w_code": params["w_code"],
-        "b_code": params["b_code"],
-        "w_told": params["w_hidden"] @ params["w_out"],  # [L, K, V]
-        "b_told": params["b_hidden"] @ params["w_out"] + params["b_out"],  # [L, V]
-    }
+    with jax.named_scope("fold"):
+        return {
+            "w_code": params["w_code"],
+            "b_code": params["b_code"],
+            "w_told": params["w_hidden"] @ params["w_out"],  # [L, K, V]
+            "b_told": params["b_hidden"] @ params["w_out"] + params["b_out"],  # [L, V]
+        }
 
 
 def encode(params: Params, calls: HostArray) -> Array:
     """The code of windows: int `[L, B]` to `[B, K]`."""
-    rows = params["w_code"][jnp.arange(len(calls))[:, None], calls]  # [L, B, K]
-    return rows.sum(0) + params["b_code"]
+    with jax.named_scope("code"):
+        rows = params["w_code"][jnp.arange(len(calls))[:, None], calls]  # [L, B, K]
+        return rows.sum(0) + params["b_code"]
 
 
 def logits(params: Params, batch: Batch) -> Array:
     """Unnormalised log-probabilities `[L, B, V]` of every call, told from the code of its whole window."""
     folded = fold(params)
     length, width, size = folded["w_told"].shape
-    # One product for all positions; on a CPU it is twice as fast as a batch of L small ones.
-    all_positions = jnp.swapaxes(folded["w_told"], 0, 1).reshape(width, length * size)
-    told = (encode(folded, batch.calls) @ all_positions).reshape(-1, length, size) + folded["b_told"]
-    return jnp.swapaxes(told, 0, 1)
+    code = encode(folded, batch.calls)
+    with jax.named_scope("head"):
+        # One product for all positions; on a CPU it is twice as fast as a batch of L small ones.
+        all_positions = jnp.swapaxes(folded["w_told"], 0, 1).reshape(width, length * size)
+        told = (code @ all_positions).reshape(-1, length, size) + folded["b_told"]
+        return jnp.swapaxes(told, 0, 1)
+
+
+def surprisal(params: Params, batch: Batch) -> Array:
+    """The reconstruction error -ln Q(call | its window), `[L, B]` in nats; meaningless where the batch is masked."""
+    targets = jnp.where(batch.mask, batch.calls, 0)
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits(params, batch)), targets[..., None], -1)[..., 0]
 
 
 def reconstruct(params: Params, batch: Batch) -> Array:

@@ -49,6 +49,11 @@ class Shape:
         """How many calls after a call a stream tells its surprisal: at once."""
         return 0
 
+    @property
+    def flops_per_call(self) -> int:
+        """Floating-point operations of scoring one call: a step of the encoder, one of the decoder, and the head."""
+        return 16 * self.cells**2 + 2 * self.cells * self.vocabulary_size
+
     def __str__(self) -> str:
         return f"{NAME}-{self.length}x{self.cells}"
 
@@ -88,10 +93,11 @@ def initialise(key: Array, shape: Shape) -> Params:
 def fold(params: Params) -> Params:
     """Parameters with the embedding folded into the input gates: a call's share of the gates is a gather."""
     folded = {"w_out": params["w_out"], "b_out": params["b_out"]}
-    for name in ("encoder", "decoder"):
-        layer = params[name]
-        table = params["embedding"] @ layer["w_ih"] + layer["b"]  # [V + 1, 4H]
-        folded[name] = {"table": table, "w_hh": layer["w_hh"]}
+    with jax.named_scope("fold"):
+        for name in ("encoder", "decoder"):
+            layer = params[name]
+            table = params["embedding"] @ layer["w_ih"] + layer["b"]  # [V + 1, 4H]
+            folded[name] = {"table": table, "w_hh": layer["w_hh"]}
     return folded
 
 
@@ -103,25 +109,46 @@ def _zeros(folded: Params, lanes: int) -> State:
 def encode(folded: Params, before: HostArray) -> State:
     """The encoder's state after the calls `before`, int `[L, B]`."""
     encoder = folded["encoder"]
-    x = encoder["table"][before]
-    c, _ = _zeros(folded, before.shape[1])
-    state = lstm_kernel.cell(x[0], c)  # the state before is zero: the first step needs no product
-    if len(before) > 1:
-        never = jnp.zeros(before[1:].shape, bool)
-        _, state = lstm_kernel.lstm(x[1:], encoder["w_hh"], never, state)
+    with jax.named_scope("encoder"):
+        x = encoder["table"][before]
+        c, _ = _zeros(folded, before.shape[1])
+        state = lstm_kernel.cell(x[0], c)  # the state before is zero: the first step needs no product
+        if len(before) > 1:
+            never = jnp.zeros(before[1:].shape, bool)
+            _, state = lstm_kernel.lstm(x[1:], encoder["w_hh"], never, state)
     return state
 
 
-def logits(params: Params, batch: Batch) -> Array:
-    """Unnormalised log-probabilities `[L, B, V]` of every call, given the calls before it (teacher forcing)."""
+def decode(params: Params, batch: Batch) -> Array:
+    """The decoder's h `[L, B, H]` from which each call is predicted, given the calls before it (teacher forcing)."""
     folded = fold(params)
     decoder = folded["decoder"]
     go = decoder["table"].shape[0] - 1
-    inputs = jnp.concatenate([jnp.full_like(batch.calls[:1], go), batch.calls[:-1]])
     state = encode(folded, batch.before)
-    never = jnp.zeros(inputs.shape, bool)
-    h, _ = lstm_kernel.lstm(decoder["table"][inputs], decoder["w_hh"], never, state)
-    return project(h, params["w_out"]) + params["b_out"]
+    with jax.named_scope("decoder"):
+        inputs = jnp.concatenate([jnp.full_like(batch.calls[:1], go), batch.calls[:-1]])
+        never = jnp.zeros(inputs.shape, bool)
+        h, _ = lstm_kernel.lstm(decoder["table"][inputs], decoder["w_hh"], never, state)
+    return h
+
+
+def logits(params: Params, batch: Batch) -> Array:
+    """Unnormalised log-probabilities `[L, B, V]` of every call, given the calls before it (teacher forcing).
+
+    Training wants them all, for the paper's accuracy. It cuts minibatches into parts, so that few exist at a time; the
+    blocked head of `surprisal` was slower there, by a tenth to a fifth.
+    """
+    h = decode(params, batch)
+    with jax.named_scope("head"):
+        return project(h, params["w_out"]) + params["b_out"]
+
+
+def surprisal(params: Params, batch: Batch) -> Array:
+    """-ln P(call | the window before, the window's earlier calls) `[L, B]` in nats; `[L, B, V]` never exists.
+
+    It means nothing where the batch is masked.
+    """
+    return lstm.negative_log_likelihood(params, decode(params, batch), jnp.where(batch.mask, batch.calls, 0))
 
 
 def _step(layer: Params, state: State, inputs: Array) -> State:
@@ -138,22 +165,12 @@ def greedy(params: Params, before: Array) -> Array:
 
     Args:
       params: see the module.
-      before: int `[L, B]`.
+      before: int `[L, B]`, GO where the trace had not begun.
 
     Returns:
       int32 `[L, B]`.
     """
-    folded = fold(params)
-    go = folded["decoder"]["table"].shape[0] - 1
-
-    def body(carry: tuple[State, Array], _: None) -> tuple[tuple[State, Array], Array]:
-        state, previous = carry
-        state = _step(folded["decoder"], state, previous)
-        chosen = jnp.argmax(lstm.logits(folded, state[1]), -1).astype(jnp.int32)
-        return (state, chosen), chosen
-
-    first = (encode(folded, before), jnp.full(before.shape[1], go, jnp.int32))
-    return jax.lax.scan(body, first, None, length=len(before))[1]
+    return beam(params, before, 1)[0][0]
 
 
 def beam(params: Params, before: Array, width: int) -> tuple[Array, Array]:
@@ -161,7 +178,7 @@ def beam(params: Params, before: Array, width: int) -> tuple[Array, Array]:
 
     Args:
       params: see the module.
-      before: int `[L, B]`.
+      before: int `[L, B]`, GO where the trace had not begun.
       width: W, how many beginnings are kept after each call.
 
     Returns:

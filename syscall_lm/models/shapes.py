@@ -47,7 +47,7 @@ def window_shape(model: str, vocabulary_size: int, length: int, cells: int = 64)
 
 
 def module_of(shape: Shape) -> ModuleType:
-    """The module that makes the parameters of a shape; that of a window model also has `logits`, `begin`, `advance`."""
+    """The module with a shape's `initialise`; of a window model also `logits`, `surprisal`, `begin` and `advance`."""
     if isinstance(shape, autoencoder.Shape):
         return autoencoder
     return encoder_decoder if isinstance(shape, encoder_decoder.Shape) else language_model

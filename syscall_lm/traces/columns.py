@@ -43,7 +43,7 @@ class Columns:
 
         Raises:
           SyscallLMError: --columns cannot be understood or names a column that is not there; none holds calls; none
-            tells which calls belong together.
+            tells which calls belong together; a filter needs each call's time, and none tells it.
         """
         chosen: dict[str, str] = {}
         for part in filter(None, options.columns.split(",")):
@@ -64,6 +64,14 @@ class Columns:
                 f"{file}: no column tells which calls belong together; name one by --columns=pid=NAME (or tid, trace), "
                 f"it has {shown}"
             )
+        for flag in options.event_filters:
+            if "calls" in chosen:
+                raise SyscallLMError(f"{file}: --{flag} needs each call's time, but a row of it holds a whole trace")
+            if "time" not in chosen:
+                raise SyscallLMError(
+                    f"{file}: --{flag} needs each call's time, but no column holds one; name it by "
+                    f"--columns=time=NAME, it has {shown}"
+                )
         return cls(chosen)
 
 
@@ -122,9 +130,7 @@ class Rows:
             if call is None:
                 self._skipped[NO_CALL] += 1
                 continue
-            trace = self.grouping.call(call, pid, tid, command, time, host, session)
-            if attack is not None:
-                trace.attack = attack or bool(trace.attack)
+            self.grouping.call(call, pid, tid, command, time, host, session, attack)
 
     def _call(self, word: object) -> int | None:
         number = json_lines.integer(word)

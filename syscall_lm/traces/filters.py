@@ -3,8 +3,9 @@
 The paper does not say what was redundant. Its traces come from introspection of a virtual machine, where processors
 report out of order and one call may be trapped twice; so four filters are offered, each optional: order by process
 and time, drop what was recorded twice, collapse immediate repetitions, drop calls by name. They work on traces, so that
-every model can use them (`experiments/filter.py` makes an archive of an archive); the first two also on single events,
-where a capture tells the time of each (`Events`).
+every model can use them (`experiments/filter.py` makes an archive of an archive). An archive no longer knows when each
+call happened; so the first two also work on single events, while a capture that tells their times is read (`Events`,
+`ingest --order_events --drop_doubled_events`).
 """
 
 import collections
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from syscall_lm.errors import SyscallLMError
-from syscall_lm.traces.trace import Sequences, Trace
+from syscall_lm.traces.trace import Trace
 from syscall_lm.traces.vocabulary import UNK_NAME, Vocabulary
 
 REPEATED = "call repeated at once"
@@ -23,58 +24,47 @@ NAMED = "call dropped by name"
 DOUBLED_TRACE = "trace recorded twice"
 EMPTIED = "trace without calls left"
 MOVED = "trace moved"
+LATE_EVENT = "call recorded after a later one"
+DOUBLED_EVENT = "call recorded twice"
 
 
 @dataclasses.dataclass(frozen=True)
 class Events:
-    """Single calls of many processes, in the order of their recording.
+    """The calls of one trace, in the order of their recording.
 
     Attributes:
-      process: integers `[n]`.
-      time: float64 `[n]`, seconds on any clock.
+      thread: integers `[n]`.
+      time: float64 `[n]`, seconds on any clock; dates in seconds tell 0.24 microseconds apart.
       call: integer ids `[n]`.
     """
 
-    process: np.ndarray
+    thread: np.ndarray
     time: np.ndarray
     call: np.ndarray
-
-    def __post_init__(self):
-        sizes = {len(self.process), len(self.time), len(self.call)}
-        if len(sizes) != 1:
-            raise SyscallLMError(f"events need a process, a time and a call each, but their numbers differ: {sizes}")
 
     def __len__(self) -> int:
         return len(self.call)
 
-    def ordered(self) -> "Events":
-        """By process, and by time within a process; events of one time keep their order.
+    @property
+    def late(self) -> int:
+        """How many were recorded after one that happened later."""
+        return int((self.time < np.maximum.accumulate(self.time)).sum())
 
-        Raises:
-          SyscallLMError: a time is missing (NaN).
-        """
-        if np.isnan(self.time).any():
-            raise SyscallLMError("events without a time cannot be ordered by time")
-        return self._take(np.lexsort((self.time, self.process)))  # lexsort is stable
+    def ordered(self) -> "Events":
+        """By time; events of one time keep their order."""
+        return self._take(np.argsort(self.time, kind="stable"))
 
     def without_doubles(self) -> "Events":
-        """Without events that equal the one before them in process, time and call: one event, recorded twice.
+        """Without events that equal the one before them in thread, time and call: one event, recorded twice.
 
-        Order them first. Two calls of one process at the very same time are taken for one only if they are equal too.
+        Order them first. Two calls of one thread at the very same time are taken for one only if they are equal too.
         """
-        columns = (self.process, self.time, self.call)
+        columns = (self.thread, self.time, self.call)
         same = np.all([column[1:] == column[:-1] for column in columns], axis=0)
         return self._take(np.flatnonzero(np.append(len(self) > 0, ~same)[: len(self)]))
 
-    def traces(self) -> tuple[np.ndarray, Sequences]:
-        """The processes `[N]`, ascending, and the calls of each in their order."""
-        order = np.argsort(self.process, kind="stable")
-        processes, counts = np.unique(self.process, return_counts=True)
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        return processes, Sequences(self.call[order], offsets)
-
     def _take(self, indices: np.ndarray) -> "Events":
-        return Events(self.process[indices], self.time[indices], self.call[indices])
+        return Events(self.thread[indices], self.time[indices], self.call[indices])
 
 
 def collapse(calls: np.ndarray, limit: int = 1) -> np.ndarray:

@@ -2,6 +2,10 @@
 
 Memory is bounded whatever the capture holds: when too many processes are open, or too many calls are held, those that
 have been silent longest are taken to have ended; that is counted.
+
+Filters of single events (filters.py) order a trace's calls by time before it is handed on. Its end may then be recorded
+before its last calls; so a trace that has ended stays open for calls that happened before its end, until its process id
+comes back, the capture ends, or there are too many.
 """
 
 import array
@@ -10,6 +14,7 @@ from collections.abc import Hashable, Iterator
 import numpy as np
 
 from syscall_lm.traces.call_ids import CallIds, Word
+from syscall_lm.traces.filters import DOUBLED_EVENT, LATE_EVENT, Events
 from syscall_lm.traces.readers import Counters, Options
 from syscall_lm.traces.sources import Source
 from syscall_lm.traces.trace import ATTACK, NORMAL, Trace
@@ -18,9 +23,11 @@ CROWD = "trace cut: too many processes at once"
 LONG = "trace cut: too many calls held at once"
 CHILD = "child's side of a clone"
 END_OF_CALL = "end of a call"
+NO_TIME = "call without a time"
 
 MAX_LIVE = 2**16  # processes that are open at once
 MAX_HELD = 2**26  # calls that are held at once; a trace of so many takes some 2 GB to write
+TIMED = 7  # a call that is held with its time and thread takes so many times the memory
 MAX_KEYS = 2**18  # processes whose reuse is told by counting
 
 _EPOCH = 1e8  # seconds; less is a time since the boot or of the day
@@ -57,6 +64,7 @@ class _Open:
         "attack",
         "calls",
         "command",
+        "ended",
         "host",
         "key",
         "last",
@@ -65,8 +73,10 @@ class _Open:
         "pid",
         "session",
         "start",
+        "threads",
         "tid",
         "time",
+        "times",
     )
 
     def __init__(
@@ -87,6 +97,9 @@ class _Open:
         self.pending: dict[int | None, str | bytes | int] = {}  # the calls whose end is outstanding, by thread
         self.command = ""
         self.attack: bool | None = None
+        # Of calls that are to be filtered as single events:
+        self.times, self.threads = array.array("d"), array.array("I")
+        self.ended: float | None = None
 
 
 class Grouping:
@@ -97,7 +110,7 @@ class Grouping:
 
     Args:
       source: the file.
-      options: label, family, split, host and `max_gap`.
+      options: label, family, split, host, `max_gap` and the filters of events.
       counters: is filled.
       by: "thread" or "process".
       ids: name to id, for the calls that end a process or begin one; may grow.
@@ -107,6 +120,7 @@ class Grouping:
         self._source, self._options, self._counters = source, options, counters
         self._by_thread = by == "thread"
         self._gap = options.max_gap
+        self._timed = bool(options.event_filters)
         self._open: dict[Hashable, _Open] = {}
         self._threads: dict[tuple[str, int], set[Hashable]] = {}  # of a process, by host and pid
         self._naming = Naming(source.name)
@@ -131,7 +145,8 @@ class Grouping:
         time: float | None = None,
         host: str = "",
         session: str = "",
-    ) -> _Open:
+        attack: bool | None = None,
+    ) -> _Open | None:
         """Adds one call.
 
         Args:
@@ -142,21 +157,33 @@ class Grouping:
           time: in seconds, if known.
           host: where several hosts share the capture.
           session: what tells the trace instead of process and thread, if there is such a thing.
+          attack: whether it belongs to an attack, if known; one such call makes the trace an attack.
+
+        Returns:
+          the trace that it became part of; None if it lacks the time that a filter needs.
         """
+        if self._timed and time is None:
+            self._counters.skipped[NO_TIME] += 1
+            return None
         if len(self._ids) != self._names_known:
             self._learn()
         found = self._find(pid, tid, time, host, session)
         found.append(call)
         found.last = self._block
+        if self._timed:
+            found.times.append(time or 0.0)
+            found.threads.append(tid or 0)
+        if attack is not None:
+            found.attack = attack or bool(found.attack)
         if command:
             found.command = command
         if call == self._ends_process:
             if session:
-                self._close(found.key)
+                self._end(found.key, time)
             else:
-                self.exit(pid, tid, host, whole=True)
+                self.exit(pid, tid, host, whole=True, time=time)
         elif call == self._ends_thread and not session and (self._by_thread or pid is None):
-            self._close(found.key)
+            self._end(found.key, time)
         return found
 
     def enter(
@@ -169,10 +196,12 @@ class Grouping:
         time: float | None = None,
     ) -> None:
         """A call begins, which `ids` has under `word`: it counts here."""
-        pending = self.call(ids[word], pid, tid, command, time).pending
-        if len(pending) >= _MAX_PENDING:
-            pending.clear()
-        pending[tid] = word
+        found = self.call(ids[word], pid, tid, command, time)
+        if found is None:
+            return
+        if len(found.pending) >= _MAX_PENDING:
+            found.pending.clear()
+        found.pending[tid] = word
 
     def leave(
         self,
@@ -203,16 +232,23 @@ class Grouping:
         else:
             self.call(call, pid, tid, command, time)
 
-    def exit(self, pid: int | None, tid: int | None = None, host: str = "", whole: bool = False) -> None:
+    def exit(
+        self,
+        pid: int | None,
+        tid: int | None = None,
+        host: str = "",
+        whole: bool = False,
+        time: float | None = None,
+    ) -> None:
         """A thread ends, or with `whole` its process. A process is not over when one of its threads is."""
         if not self._by_thread:
             if whole or tid is None or tid == pid:
-                self._close(self._key(pid, tid, host))
+                self._end(self._key(pid, tid, host), time)
             return
         if whole and pid is not None:
             for key in list(self._threads.get((host, pid), ())):
-                self._close(key)
-        self._close(self._key(pid, tid, host))
+                self._end(key, time)
+        self._end(self._key(pid, tid, host), time)
 
     def _key(self, pid: int | None, tid: int | None, host: str, session: str = "") -> Hashable:
         if session:
@@ -224,11 +260,14 @@ class Grouping:
     def _find(self, pid: int | None, tid: int | None, time: float | None, host: str, session: str) -> _Open:
         key = self._key(pid, tid, host, session)
         found = self._open.get(key)
+        if self._timed and found is not None and found.ended is not None and time is not None and time > found.ended:
+            self._close(key)
+            found = None
         if self._gap and found is not None and time is not None:
             if found.time is not None and time - found.time > self._gap:
                 self._close(key)
                 found = None
-            else:
+            elif not self._timed or found.time is None or time > found.time:
                 found.time = time
         if found is None:
             self._number += 1
@@ -236,6 +275,13 @@ class Grouping:
             if self._by_thread and pid is not None:
                 self._threads.setdefault((host, pid), set()).add(key)
         return found
+
+    def _end(self, key: Hashable, time: float | None) -> None:
+        found = self._open.get(key)
+        if not self._timed or time is None or found is None:
+            self._close(key)
+        elif found.ended is None:
+            found.ended = time
 
     def _close(self, key: Hashable) -> None:
         found = self._open.pop(key, None)
@@ -254,9 +300,10 @@ class Grouping:
         self._held += lines
         if len(self._open) > MAX_LIVE:
             self._evict(len(self._open) - MAX_LIVE // 2, CROWD)
-        if self._held > MAX_HELD:
+        most = MAX_HELD // TIMED if self._timed else MAX_HELD
+        if self._held > most:
             self._held = sum(len(found.calls) for found in self._open.values())
-            if self._held > MAX_HELD // 2:
+            if self._held > most // 2:
                 self._evict(max(1, len(self._open) // 2), LONG)
                 self._held = sum(len(found.calls) for found in self._open.values())
         if self._done:
@@ -264,9 +311,10 @@ class Grouping:
             self._done.clear()
 
     def _evict(self, how_many: int, reason: str) -> None:
-        silent = sorted(self._open.values(), key=lambda found: (found.last, found.number))
+        silent = sorted(self._open.values(), key=lambda found: (found.ended is None, found.last, found.number))
         for found in silent[:how_many]:
-            self._counters.skipped[reason] += 1
+            if found.ended is None:
+                self._counters.skipped[reason] += 1
             self._close(found.key)
 
     def finish(self) -> Iterator[Trace]:
@@ -284,18 +332,33 @@ class Grouping:
         shown = found.session or ("" if number is None else str(number))
         if found.host:
             shown = f"{found.host}/{shown}"
+        calls, start = np.array(found.calls, np.uint16), found.start
+        if self._timed:
+            calls, start = self._filtered(found, calls)
         label = options.label if found.attack is None else ATTACK if found.attack else NORMAL
         self._counters.traces += 1
-        self._counters.calls += len(found.calls)
+        self._counters.calls += len(calls)
         return Trace(
-            calls=np.array(found.calls, np.uint16),
+            calls=calls,
             id=self._naming(shown),
             source=self._source.name,
             pid=number,
             command=found.command,
             host=found.host or options.host,
-            start_time=found.start if found.start is not None and found.start >= _EPOCH else None,
+            start_time=start if start is not None and start >= _EPOCH else None,
             label=label,
             family=options.family,
             split=options.split,
         )
+
+    def _filtered(self, found: _Open, calls: np.ndarray) -> tuple[np.ndarray, float]:
+        """The trace's calls after the filters of events, and its beginning."""
+        events = Events(np.array(found.threads), np.array(found.times), calls)
+        if self._options.order_events:
+            self._counters.filtered[LATE_EVENT] += events.late
+            events = events.ordered()
+        if self._options.drop_doubled_events:
+            recorded = len(events)
+            events = events.without_doubles()
+            self._counters.filtered[DOUBLED_EVENT] += recorded - len(events)
+        return events.call, float(events.time[0])

@@ -137,6 +137,7 @@ _read_all = workers.read_all  # the argument of `ingest` has the module's name
 def _prepare(format: str, options: Options) -> tuple[Summary, Vocabulary | NamesSeen]:
     reader = readers.reader(format)
     readers.grouping(reader, options)
+    readers.require_event_times(reader, options)
     numbering = reader.numbering(options) if hasattr(reader, "numbering") else ""
     return Summary(format=format, numbering=numbering), reader.vocabulary(options)
 
@@ -207,6 +208,9 @@ def _write(
             warning=summary.warning,
             **{name: most(getattr(summary, name), _TOLD) for name in ("by_source", "by_host", "by_command")},
         )
+        if options.event_filters:
+            counts = dict(summary.counters.filtered.most_common())
+            writer.metadata["filters"] = [{**options.event_filters, "counts": counts}]
     _remove(folder)
     return summary
 

@@ -236,6 +236,10 @@ def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
         raise SyscallLMError(f"{as_text(folder)}: cannot be read ({error.strerror})") from error
 
 
+def _short_reads(file: Any) -> Any:
+    return _ShortReads(file)
+
+
 class _ShortReads:
     """A file of which a zip archive's list of members is not read if it is longer than MAX_LIST.
 
@@ -323,7 +327,7 @@ class _Opener:
         if not self._file.seekable():
             raise SyscallLMError(f"{self._name}: a zip archive is read from its end; give it as a file")
         try:
-            archive = zipfile.ZipFile(_ShortReads(self._file))
+            archive = zipfile.ZipFile(_short_reads(self._file))
             self._bytes_in = self._file.seek(0, os.SEEK_END)
         except unpacking.ERRORS as error:
             self._nothing(f"a zip archive, but truncated or damaged ({error})", ZIP_DAMAGED)

@@ -65,8 +65,8 @@ class Tally:
     def from_json(cls, values: dict[str, Any]) -> "Tally":
         """The reverse of `to_json`."""
         counters = Counters(**values["counters"])
-        counters.skipped = collections.Counter(counters.skipped)
-        counters.unknown = collections.Counter(counters.unknown)
+        for name in ("skipped", "filtered", "unknown"):
+            setattr(counters, name, collections.Counter(getattr(counters, name)))
         return cls(
             **{
                 **values,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from syscall_lm.detectors import ensemble
+from syscall_lm.detectors.base import conformal_threshold
 from syscall_lm.errors import SyscallLMError
 
 RNG = np.random.default_rng(0)
@@ -56,7 +57,27 @@ def test_survives_its_file():
     again = ensemble.Calibration.from_json(value, names, "file")
     for name in ("medians", "spreads", "held_out"):
         np.testing.assert_array_equal(getattr(again, name), getattr(CALIBRATION, name))
-    assert again.source == "test"
+    assert again.source == "test" and [len(scores) for scores in again.windows] == [0, 0, 0]
+
+
+def test_scores_of_windows_survive_too_and_many_are_thinned():
+    many = RNG.gamma(2, size=25_003)
+    made = ensemble.Calibration.from_scores(TRAIN[:2], TRAIN[:2], "", [np.zeros(0), many])
+    value = json.loads(json.dumps(made.to_json(["lm", "windows"])))
+    assert "windows" not in value["members"]["lm"]
+    again = ensemble.Calibration.from_json(value, ["lm", "windows"], "file")
+    assert len(again.windows[0]) == 0 and len(again.windows[1]) == ensemble.MOST_WINDOWS
+    np.testing.assert_array_equal(again.windows[1], made.windows[1])
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 30, 77])
+def test_a_threshold_of_thinned_scores_keeps_the_promise_of_all(count):
+    scores = RNG.permutation(np.arange(count))
+    kept = ensemble.thinned(scores, 8)
+    assert len(kept) == min(count, 8) and kept[-1] == count - 1 and (np.diff(kept) > 0).all()
+    for rate in (0.05, 0.2, 0.5, 0.9):
+        threshold = conformal_threshold(kept, rate)
+        assert conformal_threshold(scores, rate) <= threshold <= conformal_threshold(scores, rate) + 2 * -(-count // 8)
 
 
 @pytest.mark.parametrize(
@@ -66,6 +87,8 @@ def test_survives_its_file():
         lambda v: v["members"].pop("b"),
         lambda v: v["members"]["a"].update(median="x"),
         lambda v: v["members"]["a"].update(held_out=[]),
+        lambda v: v["members"]["a"].update(windows=["x"]),
+        lambda v: v["members"]["a"].update(windows=[float("inf")]),
         lambda v: v["members"]["a"].update(held_out=[float("nan")] * 40),
         lambda v: v.update(members=[1, 2]),
     ],

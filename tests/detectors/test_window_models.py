@@ -1,17 +1,21 @@
 """Windows, streams and traces are judged alike; a verdict names the call that was least expected."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 
 from syscall_lm.detectors.autoencoder import AutoencoderDetector
 from syscall_lm.detectors.encoder_decoder import EncoderDecoderDetector
+from syscall_lm.detectors.language_model import calibrate
 from syscall_lm.detectors.window_models import STRETCH, aggregated
 from syscall_lm.errors import SyscallLMError
-from syscall_lm.models import shapes
+from syscall_lm.models import autoencoder, encoder_decoder, shapes, store
 from syscall_lm.models.store import Member
 from syscall_lm.scoring import Scorer
 from syscall_lm.traces.trace import Sequences
+from syscall_lm.traces.vocabulary import Vocabulary
 from syscall_lm.window_scoring import WindowScorer
 from syscall_lm.window_training import WindowRecipe
 
@@ -119,6 +123,10 @@ def test_a_window_verdict_names_the_least_expected_call(detector, traces):
 
 
 def test_live_verdicts_equal_those_of_the_whole_trace(detector, traces):
+    check_live_verdicts(detector, traces)
+
+
+def check_live_verdicts(detector, traces):
     verdicts = detector.verdicts(traces)
     watch = detector.watch()
     for number, calls in enumerate(traces):
@@ -134,6 +142,81 @@ def test_live_verdicts_equal_those_of_the_whole_trace(detector, traces):
             np.testing.assert_allclose(
                 [one.score, one.surprisal], [verdicts.score[i], verdicts.surprisal[i]], rtol=1e-5
             )
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory, tiny_model, traces):
+    """A model directory with both kinds of window models beside others, calibrated on the traces."""
+    path = tmp_path_factory.mktemp("stored") / "model"
+    names = ["1x4", f"encoder-decoder-{L}x5", f"autoencoder-{L}x5", f"autoencoder-{L}x3"]
+    model = store.load(tiny_model(path, Vocabulary(tuple("abcdef"), "letters"), names))
+    calibration = calibrate(model.members, traces, traces, "test")
+    (path / store.CALIBRATION).write_text(json.dumps(calibration.to_json([one.name for one in model.members])))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(EncoderDecoderDetector, ""), (AutoencoderDetector, f"autoencoder-{L}x5.3")]
+)
+def test_a_stored_model_judges_streams_and_traces_as_one_that_was_fitted(kind, name, stored, traces):
+    loaded = kind.load(stored, name, false_alarm_rate=0.3)
+    params = next(one.params for one in stored.members if one.name.startswith(f"{kind.model}-{L}x5"))
+    fitted = kind.of_trained(loaded.shape, params, false_alarm_rate=0.3).fit(traces, traces)
+    np.testing.assert_allclose(loaded.threshold_, fitted.threshold_, rtol=1e-6)
+    np.testing.assert_allclose(loaded.window_threshold_, fitted.window_threshold_, rtol=1e-6)
+    check_live_verdicts(loaded, traces)
+
+
+def test_a_model_directory_without_what_is_asked_is_refused(stored, tiny_model, tmp_path):
+    with pytest.raises(SyscallLMError, match=f"not one but 2 of its members .*autoencoder-{L}x3.4"):
+        AutoencoderDetector.load(stored)
+    with pytest.raises(SyscallLMError, match="not one but 0 .* called 1x4.1"):
+        EncoderDecoderDetector.load(stored, "1x4.1")
+    path = tiny_model(tmp_path / "old", Vocabulary(tuple("abcdef"), "letters"), [f"encoder-decoder-{L}x5"])
+    value = json.loads((path / store.CALIBRATION).read_text())
+    del value["members"][f"encoder-decoder-{L}x5.1"]["windows"]
+    (path / store.CALIBRATION).write_text(json.dumps(value))
+    with pytest.raises(SyscallLMError, match="no scores of windows; run `calibrate` again"):
+        EncoderDecoderDetector.load(store.load(path))
+
+
+def test_the_next_window_is_foretold_from_the_last_calls(traces):
+    shape = shapes.window_shape("encoder-decoder", V, L, 5)
+    params = random_parameters(shape)
+    detector = EncoderDecoderDetector(V, WindowRecipe(length=L), cells=5, members=M)
+    detector.scorer = WindowScorer(shape, params)
+    batch = jax.jit(encoder_decoder.beam, static_argnames="width")
+    for member, width in ((0, 1), (1, 3)):
+        one = jax.tree.map(lambda leaf, i=member: leaf[i], params)
+        found = detector.predict_next(traces, width, member)
+        assert found.calls.shape == (len(traces), width, L) and (np.diff(found.log_probability) <= 0).all()
+        for number, calls in enumerate(traces):
+            before = np.concatenate([np.full(L, V), calls])[-L:, None]  # GO where the trace had not begun
+            expected, score = batch(one, before, width=width)
+            np.testing.assert_array_equal(found.calls[number], np.asarray(expected)[..., 0])
+            np.testing.assert_allclose(found.log_probability[number], np.asarray(score)[:, 0], rtol=1e-5)
+            # ln P is what the scorer says of a trace that goes on so; its windows begin anew at the last calls.
+            longer = Sequences.from_list([np.append(before[before < V], found.calls[number, 0])])
+            if len(longer.calls) == 2 * L:
+                surprisal = detector.scorer.surprisal(longer)[member, L:]
+                np.testing.assert_allclose(-surprisal.sum(), found.log_probability[number, 0], rtol=1e-5)
+    with pytest.raises(SyscallLMError, match="width=0"):
+        detector.predict_next(traces, 0)
+    with pytest.raises(SyscallLMError, match=f"member={M}"):
+        detector.predict_next(traces, member=M)
+
+
+def test_reconstruction_is_the_most_probable_call_at_every_position(traces):
+    shape = shapes.window_shape("autoencoder", V, L, 5)
+    params = random_parameters(shape)
+    detector = AutoencoderDetector(V, WindowRecipe(length=L), cells=5, members=M)
+    detector.scorer = WindowScorer(shape, params)
+    found = detector.reconstruct(traces, member=1)
+    windows = detector.scorer.windows(traces)
+    one = jax.tree.map(lambda leaf: leaf[1], params)
+    for number, (start, size) in enumerate(zip(windows.starts, windows.sizes, strict=True)):
+        scores = jax.jit(autoencoder.logits)(one, windows.gather(np.array([number])))
+        np.testing.assert_array_equal(found[start : start + size], np.asarray(scores)[:size, 0].argmax(-1))
 
 
 def test_a_trace_is_scored_by_its_mean_or_its_highest_stretch():

@@ -22,6 +22,17 @@ def test_the_command_reads_standard_input_and_tells_what_it_did(tmp_path):
     assert TraceArchive(tmp_path / "x.parquet").num_calls == 1
 
 
+def test_filters_of_events_are_counted_apart_from_what_was_skipped(tmp_path):
+    data = b"pid,time,call\n7,2,read\n7,1,open\n7,1,open\n"
+    flags = ("--format=csv", "--order_events", "--drop_doubled_events", "-")
+    done = run(f"--output={tmp_path}/x.parquet", *flags, data=data)
+    assert done.returncode == 0, done.stderr
+    text = done.stdout.decode()
+    assert "filtered: call recorded after a later one: 2, call recorded twice: 1" in text and "skipped" not in text
+    archive = TraceArchive(tmp_path / "x.parquet")
+    assert [archive.vocabulary.names[call] for call in archive.read().calls.calls] == ["open", "read"]
+
+
 def test_a_hostile_name_reaches_the_terminal_without_control_characters(tmp_path):
     name = "a\x1b[31m\n.strace"
     (tmp_path / name).write_bytes(b"7 read(0) = 0\n")

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from syscall_lm import scoring
+from syscall_lm.detectors.autoencoder import AutoencoderDetector
 from syscall_lm.detectors.language_model import LanguageModelDetector
 from syscall_lm.models import store
 from syscall_lm.traces.archive import METADATA_KEY, TraceArchive, TraceArchiveWriter
@@ -164,7 +165,7 @@ def test_nothing_of_a_trace_reaches_the_terminal_unescaped(scored):
 
 
 def test_calibrate_sets_the_asked_false_alarm_rate(folder, tiny_model, commands):
-    model = tiny_model(folder / "recalibrated", VOCABULARY, ("1x4", "2x3"))
+    model = tiny_model(folder / "recalibrated", VOCABULARY, ("1x4", "autoencoder-3x2"))
     before = json.loads((model / store.CALIBRATION).read_text())
     base = [f"--model={model}", f"--archive={folder}/traces"]
     cases = {"test": [*base, "--split=test"], "no normal traces": [*base, "--split=validation"]}
@@ -184,6 +185,9 @@ def test_calibrate_sets_the_asked_false_alarm_rate(folder, tiny_model, commands)
         detector.calibration.medians, np.median(detector.member_scores(normal), axis=1), rtol=1e-5
     )
     assert detector.predict(normal).sum() == 2  # the 28th of 30 scores: ceil(31 * 0.9)
+    by_windows = AutoencoderDetector.load(store.load(model), false_alarm_rate=0.1)
+    np.testing.assert_allclose(detector.calibration.windows[1], np.sort(by_windows.verdicts(normal).score), rtol=1e-5)
+    assert len(detector.calibration.windows[0]) == 0 and 0 < by_windows.verdicts(normal).abnormal.mean() <= 0.1
     calibrated = (model / store.CALIBRATION).read_text()
     wrong = commands("calibrate", {"far": [*base, "--split=test", "--far=5"]})["far"]
     assert wrong.code == 2 and wrong.out == "" and (model / store.CALIBRATION).read_text() == calibrated

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from syscall_lm.models import autoencoder
 from syscall_lm.models.autoencoder import Autoencoder, Shape
@@ -14,7 +15,10 @@ SHAPE = Shape(V, L, 6)
 
 
 class KerasStyle(nn.Module):
-    """Flatten, Dense(L), RepeatVector(L), Flatten, Dense(L * H), Reshape, TimeDistributed(Dense(V))."""
+    """Flatten, Dense(L), RepeatVector(L), Flatten, Dense(L * H), Reshape, TimeDistributed(Dense(V)).
+
+    The one-hot input has a feature for GO too: a window that its trace's end cuts off is filled up with it.
+    """
 
     @nn.compact
     def __call__(self, one_hot):
@@ -30,22 +34,68 @@ def random_parameters():
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), tree)
 
 
-def test_equals_keras_style_layers_of_the_same_weights():
-    params = random_parameters()
-    calls = np.random.default_rng(0).integers(0, V, (L, B))
+def keras_weights(params):
     # Each position reads its own copy of the code: a block-diagonal kernel of the dense layer over all copies.
-    hidden = np.zeros((L, L, L, SHAPE.cells), np.float32)
-    hidden[np.arange(L), :, np.arange(L)] = params["w_hidden"]
-    weights = {
-        "code": {"kernel": params["w_code"][:, :V].reshape(L * V, L), "bias": params["b_code"]},
+    hidden = jnp.zeros((L, L, L, SHAPE.cells)).at[np.arange(L), :, np.arange(L)].set(params["w_hidden"])
+    return {
+        "code": {"kernel": params["w_code"].reshape(L * (V + 1), L), "bias": params["b_code"]},
         "hidden": {"kernel": hidden.reshape(L * L, L * SHAPE.cells), "bias": params["b_hidden"].reshape(-1)},
         "out": {"kernel": params["w_out"], "bias": params["b_out"]},
     }
-    expected = jax.jit(KerasStyle().apply)({"params": weights}, np.eye(V, dtype=np.float32)[calls.T])
-    batch = Batch(calls, calls, np.ones((L, B), bool))
-    found = jax.jit(Autoencoder(SHAPE).apply)({"params": params}, batch)
-    np.testing.assert_allclose(found, np.swapaxes(expected, 0, 1), rtol=1e-5, atol=1e-5)
-    np.testing.assert_array_equal(jax.jit(autoencoder.reconstruct)(params, batch), np.asarray(expected).argmax(-1).T)
+
+
+def the_models_share(gradient):
+    """Of a gradient of Keras-style weights: the reference has a product for each copy of the code at each position."""
+    hidden = gradient["hidden"]["kernel"].reshape(L, L, L, SHAPE.cells)
+    return {
+        "w_code": gradient["code"]["kernel"].reshape(L, V + 1, L),
+        "b_code": gradient["code"]["bias"],
+        "w_hidden": hidden[np.arange(L), :, np.arange(L)],
+        "b_hidden": gradient["hidden"]["bias"].reshape(L, SHAPE.cells),
+        "w_out": gradient["out"]["kernel"],
+        "b_out": gradient["out"]["bias"],
+    }
+
+
+def masked_mean(scores, batch):
+    """Categorical cross-entropy per call that exists, of scores `[L, B, V]`."""
+    targets = np.where(batch.mask, batch.calls, 0)
+    nll = -jnp.take_along_axis(jax.nn.log_softmax(scores), targets[..., None], -1)[..., 0]
+    return jnp.where(batch.mask, nll, 0).sum() / batch.mask.sum()
+
+
+@pytest.fixture(scope="module")
+def batch():
+    """Windows of which the last two end with their trace: GO, masked."""
+    calls = np.random.default_rng(0).integers(0, V, (L, B))
+    mask = np.ones((L, B), bool)
+    mask[2:, -2] = mask[1:, -1] = False
+    return Batch(calls, np.where(mask, calls, V), mask)
+
+
+def test_equals_keras_style_layers_of_the_same_weights_and_their_gradients(batch):
+    params = random_parameters()
+
+    @jax.jit
+    def ours(params):
+        scores = Autoencoder(SHAPE).apply({"params": params}, batch)
+        return masked_mean(scores, batch), scores
+
+    @jax.jit
+    def theirs(weights):
+        scores = KerasStyle().apply({"params": weights}, np.eye(V + 1, dtype=np.float32)[batch.calls.T])
+        scores = jnp.swapaxes(scores, 0, 1)
+        return masked_mean(scores, batch), scores
+
+    (_, found), gradients = jax.value_and_grad(ours, has_aux=True)(params)
+    (_, expected), expected_gradients = jax.value_and_grad(theirs, has_aux=True)(keras_weights(params))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(jax.jit(autoencoder.reconstruct)(params, batch), np.asarray(expected).argmax(-1))
+    assert gradients["w_code"][1:, V].any()  # GO is a feature like any call
+    for name, expected in the_models_share(expected_gradients).items():
+        np.testing.assert_allclose(gradients[name], expected, rtol=1e-5, atol=1e-6, err_msg=name)
+    surprisal = jax.jit(autoencoder.surprisal)(params, batch)
+    np.testing.assert_allclose(surprisal[batch.mask].mean(), masked_mean(found, batch), rtol=1e-5)
 
 
 def test_positions_have_predictions_of_their_own():

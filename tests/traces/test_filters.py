@@ -33,26 +33,19 @@ def test_repetitions_collapse_to_the_limit(calls, limit):
     assert collapse(np.array(calls, np.uint16), limit).tolist() == expected
 
 
-def test_events_are_ordered_by_process_and_time_and_told_once():
+def test_events_are_ordered_by_time_and_told_once():
     events = Events(
-        process=np.array([7, 3, 7, 3, 7, 7, 3]),
-        time=np.array([2.0, 1.0, 1.0, 1.0, 2.0, 2.0, 0.5]),
-        call=np.array([1, 0, 0, 0, 2, 2, 2], np.uint16),
+        thread=np.array([7, 3, 7, 3, 3, 7]),
+        time=np.array([2.0, 1.0, 1.0, 1.0, 1.0, 2.0]),
+        call=np.array([1, 0, 0, 0, 0, 2], np.uint16),
     )
-    once = events.ordered().without_doubles()
-    assert once.process.tolist() == [3, 3, 7, 7, 7]
-    assert once.call.tolist() == [2, 0, 0, 1, 2]  # equal times keep their order; two reads of process 3 were one
-    processes, traces = once.traces()
-    assert processes.tolist() == [3, 7] and [calls.tolist() for calls in traces] == [[2, 0], [0, 1, 2]]
+    assert events.late == 4
+    ordered = events.ordered()
+    assert ordered.thread.tolist() == [3, 7, 3, 3, 7, 7] and ordered.late == 0  # equal times keep their order
+    once = ordered.without_doubles()
+    assert once.thread.tolist() == [3, 7, 3, 7, 7] and once.call.tolist() == [0, 0, 0, 1, 2]
     none = Events(np.zeros(0, int), np.zeros(0), np.zeros(0, np.uint16))
-    assert len(none.ordered().without_doubles()) == 0
-
-
-def test_events_without_times_or_with_missing_columns_are_refused():
-    with pytest.raises(SyscallLMError, match="without a time"):
-        Events(np.array([1]), np.array([np.nan]), np.array([1])).ordered()
-    with pytest.raises(SyscallLMError, match="differ"):
-        Events(np.array([1, 2]), np.array([0.0]), np.array([1]))
+    assert len(none.ordered().without_doubles()) == 0 and none.late == 0
 
 
 def test_no_filter_changes_nothing():

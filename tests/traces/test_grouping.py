@@ -4,6 +4,7 @@ import pytest
 
 from syscall_lm.traces import grouping
 from syscall_lm.traces.call_ids import CallIds
+from syscall_lm.traces.filters import DOUBLED_EVENT, LATE_EVENT
 from syscall_lm.traces.grouping import Grouping, Naming
 from syscall_lm.traces.readers import Counters, Options
 from syscall_lm.traces.sources import Source
@@ -121,6 +122,88 @@ def test_calls_that_are_held_are_bounded(monkeypatch):
         assert sum(len(trace.calls) for trace in group._open.values()) <= 1050
     found += group.finish()
     assert sum(len(trace.calls) for trace in found) == 5000 and counters.skipped[grouping.LONG] == len(found) - 1
+
+
+BOTH = {"order_events": True, "drop_doubled_events": True}
+
+
+def test_calls_get_the_order_of_their_times_and_doubles_go():
+    second = 1_700_000_000
+    recorded = [(3, 0), (1, 3), (2, 0), (1, 3), (2.5, 0), (2.5, 0)]  # time, call
+    for chosen, expected, first in (
+        ({}, [0, 3, 0, 3, 0, 0], 3),
+        ({"order_events": True}, [3, 3, 0, 0, 0, 0], 1),
+        ({"drop_doubled_events": True}, [0, 3, 0, 3, 0], 3),
+        (BOTH, [3, 0, 0, 0], 1),
+    ):
+        group, counters = make(**chosen)
+        for time, call in recorded:
+            group.call(call, 7, 7, time=second + time)
+        (trace,) = group.finish()
+        assert trace.calls.tolist() == expected and trace.start_time == second + first
+        assert counters.calls == len(expected)
+        late, doubled = (counters.filtered[reason] for reason in (LATE_EVENT, DOUBLED_EVENT))
+        assert late == (5 if "order_events" in chosen else 0) and doubled == 6 - len(expected)
+
+
+def test_two_threads_of_a_process_may_call_the_same_at_once():
+    group, counters = make("process", **BOTH)
+    for tid in (7, 8, 8):
+        group.call(0, 7, tid, time=1.0)
+    assert told(group.finish()) == {"x:7": [0, 0]} and counters.filtered[DOUBLED_EVENT] == 1
+
+
+@pytest.mark.parametrize("by", ["thread", "process"])
+def test_calls_recorded_after_their_process_s_end_belong_to_it_if_they_happened_before(by):
+    group, _ = make(by, **BOTH)
+    group.call(0, 7, 7, time=1.0)
+    for time, call in ((5.0, 2), (4.0, 0), (5.0, 2), (6.0, 3)):  # exit_group is 2
+        group.call(call, 7, 7, time=time)
+    assert told(group.settle()) == {"x:7": [0, 0, 2]}  # another process has its number now
+    group.exit(7, 7, time=8.0)
+    group.call(0, 7, 7, time=7.0)
+    assert told(group.finish()) == {"x:7#2": [3, 0]}
+
+
+def test_the_end_of_a_process_ends_its_threads_where_calls_are_ordered_too():
+    group, _ = make(order_events=True)
+    for time, tid, call in ((1, 8, 0), (5, 7, 2), (4, 8, 3), (6, 8, 0)):
+        group.call(call, 7, tid, time=float(time))
+    assert told([*group.settle(), *group.finish()]) == {"x:8": [0, 3], "x:7": [2], "x:8#2": [0]}
+
+
+def test_a_late_call_is_no_silence():
+    group, _ = make(max_gap=10, **BOTH)
+    for time in (1.0, 9.0, 2.0, 15.0, 26.0):
+        group.call(0, 7, 7, time=time)
+    assert told(group.finish()) == {"x:7": [0] * 4, "x:7#2": [0]}
+
+
+def test_a_call_without_the_time_that_a_filter_needs_is_skipped():
+    group, counters = make(order_events=True)
+    for time in (2.0, None, 1.0):
+        group.call(0, 7, 7, time=time)
+    assert told(group.finish()) == {"x:7": [0, 0]} and counters.skipped == {grouping.NO_TIME: 1}
+
+
+def test_calls_that_are_held_with_their_times_are_bounded(monkeypatch):
+    monkeypatch.setattr(grouping, "MAX_HELD", 100 * grouping.TIMED)
+    group, counters = make("process", **BOTH)
+    found = []
+    for pid in range(100):
+        for time in range(10):
+            group.call(0, pid % 30, time=float(100 * pid + time))
+        group.call(2, pid % 30, time=100.0 * pid + 10)
+        found += group.settle(11)
+        assert sum(len(trace.calls) for trace in group._open.values()) <= 120
+    found += group.finish()
+    assert [len(trace.calls) for trace in found] == [11] * 100
+    assert not counters.skipped  # all that had to go had ended
+    for pid in range(20):
+        for time in range(10):
+            group.call(0, pid, time=float(time))
+        list(group.settle(10))
+    assert counters.skipped[grouping.LONG]
 
 
 def test_ids_stay_distinct_when_there_are_too_many_to_remember(monkeypatch):

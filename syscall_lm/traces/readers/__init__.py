@@ -11,6 +11,7 @@ A reader module defines:
 and may define
 
   GROUPINGS: tuple[str, ...]            "thread", "process": whose calls can make a trace; the first is the default.
+  EVENT_TIMES: bool                     whether it tells `Grouping` the time of each call, so that calls can be ordered.
   WARNING: str                          what every user of such a capture has to know (it holds a subset of calls, ...).
   numbering(options) -> str             which of several tables its numbers follow; archives of different numberings
                                         must not be mixed.
@@ -43,6 +44,7 @@ class Counters:
       calls: calls that became part of a trace.
       traces: traces made.
       skipped: what was not used, by reason ("signal", "exit line", "not a call", "line too long", ...).
+      filtered: calls that the filters of events moved or dropped, by reason (see `filters.Events`).
       unknown: calls outside the vocabulary (they became UNK), by name.
     """
 
@@ -50,6 +52,7 @@ class Counters:
     calls: int = 0
     traces: int = 0
     skipped: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    filtered: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     unknown: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
     def count_unknown(self, name: str, times: int = 1) -> None:
@@ -63,6 +66,7 @@ class Counters:
         self.calls += other.calls
         self.traces += other.traces
         self.skipped += other.skipped
+        self.filtered += other.filtered
         for name, times in other.unknown.items():
             self.count_unknown(name, times)
 
@@ -71,6 +75,7 @@ class Counters:
         return {
             **dataclasses.asdict(self),
             "skipped": dict(self.skipped.most_common()),
+            "filtered": dict(self.filtered.most_common()),
             "unknown": dict(self.unknown.most_common()),
         }
 
@@ -89,6 +94,8 @@ class Options:
       group: "thread" or "process": whose calls make a trace; empty for the format's own choice.
       max_gap: seconds of silence after which a thread or process counts as another one; 0 for never.
       columns: which columns hold what ("call=name,pid=PID"), for formats with columns of any name.
+      order_events: put the calls of each trace in the order of their times.
+      drop_doubled_events: drop a call that equals the one before it in thread, time and name.
     """
 
     abi: str = "x86_64"
@@ -101,6 +108,13 @@ class Options:
     group: str = ""
     max_gap: float = 0.0
     columns: str = ""
+    order_events: bool = False
+    drop_doubled_events: bool = False
+
+    @property
+    def event_filters(self) -> dict[str, bool]:
+        """The filters of single events that are on, by name; they need each call's time."""
+        return {name: True for name in ("order_events", "drop_doubled_events") if getattr(self, name)}
 
 
 def names() -> list[str]:
@@ -131,6 +145,22 @@ def grouping(module: ModuleType, options: Options) -> str:
         offered = f"it tells {' and '.join(possible)} only" if possible else "its traces are what they are"
         raise SyscallLMError(f"--group={options.group}: {name} does not tell which calls belong together so; {offered}")
     return options.group or (possible[0] if possible else "")
+
+
+def require_event_times(module: ModuleType, options: Options) -> None:
+    """Refuses filters of single events for a format that does not tell their times.
+
+    Raises:
+      SyscallLMError: one is asked for.
+    """
+    for flag in options.event_filters:
+        if not getattr(module, "EVENT_TIMES", False):
+            able = [name for name in names() if getattr(reader(name), "EVENT_TIMES", False)]
+            name = module.__name__.rpartition(".")[2]
+            raise SyscallLMError(
+                f"--{flag} needs each call's time, which the reader of {name} does not tell; those of "
+                f"{', '.join(able)} do"
+            )
 
 
 def recognise(name: str, head: bytes) -> Iterator[str]:

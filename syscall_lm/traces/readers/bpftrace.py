@@ -23,6 +23,7 @@ DESCRIPTION = "bpftrace: lines of time, process, thread, command, call number (o
 NOT_A_CALL, MESSAGE, BLANK = "not a call", "bpftrace message", "empty line"
 NOISE = frozenset({MESSAGE, BLANK})
 GROUPINGS = ("thread", "process")
+EVENT_TIMES = True
 
 _CALL = re.compile(rb"(\d{1,20}) (\d{1,10}) (\d{1,10}) (.{0,15}) (\d{1,9})", re.DOTALL)
 _RECOGNISED = re.compile(rb"\d{6,20} \d{1,10} \d{1,10} (?=.{0,14}[^\d\s]).{1,15} \d{1,4}", re.DOTALL)

@@ -17,6 +17,7 @@ DESCRIPTION = "CSV with a header; --columns says which column holds what"
 
 NOISE = frozenset()
 GROUPINGS = columns.GROUPINGS
+EVENT_TIMES = True  # where a column holds them
 
 vocabulary = columns.vocabulary
 

@@ -26,6 +26,7 @@ DESCRIPTION = "DRAKVUF's syscalls plugin as JSON lines (Windows and Linux guests
 OTHER_PLUGIN, INCOMPLETE = "event of another plugin", "call without name or process"
 NOISE = frozenset({OTHER_PLUGIN, BLANK})
 GROUPINGS = ("thread", "process")
+EVENT_TIMES = True
 
 _FUNCTION = re.compile(r"_{0,2}(?:x64|ia32|arm64|se|do)_sys_|sys_")  # the function instead of the call: Linux guests
 _FIELDS = {"Plugin", "TimeStamp", "PID"}

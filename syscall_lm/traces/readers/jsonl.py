@@ -17,6 +17,7 @@ DESCRIPTION = "JSON lines; --columns says which field holds what"
 
 NOISE = frozenset({BLANK})
 GROUPINGS = columns.GROUPINGS
+EVENT_TIMES = True  # where a column holds them
 
 vocabulary = columns.vocabulary
 

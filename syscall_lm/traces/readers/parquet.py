@@ -23,6 +23,7 @@ DESCRIPTION = "Parquet; --columns says which column holds what"
 DAMAGED = "row group damaged"
 NOISE = frozenset()
 GROUPINGS = columns.GROUPINGS
+EVENT_TIMES = True  # where a column holds them
 
 MAX_FILE = 2**36  # bytes
 _MAGIC = b"PAR1"

@@ -25,6 +25,7 @@ DESCRIPTION = "Tetragon's JSON export (tracepoints and kprobes of system calls)"
 NOT_A_CALL, NO_PROCESS = "event that is no call", "event without a process"
 NOISE = frozenset({NOT_A_CALL, BLANK})
 GROUPINGS = ("thread", "process")
+EVENT_TIMES = True
 WARNING = "Tetragon records the calls that its policies choose: traces lack the others"
 
 _KINDS = {
@@ -75,15 +76,16 @@ def read(source: Source, vocabulary: Vocabulary | NamesSeen, options: Options, c
             if pid is None:
                 counters.skipped[NO_PROCESS if key else NOT_A_CALL] += 1
                 continue
+            time = json_lines.seconds(record.get("time"))
             if _KINDS[key] == "exit":
-                grouping.exit(pid, tid, host, whole=tid in (None, pid))
+                grouping.exit(pid, tid, host, whole=tid in (None, pid), time=time)
             call = _call(event, _KINDS[key])
             if call is None:
                 counters.skipped[NOT_A_CALL] += 1
                 continue
             call_id = numbers[call] if isinstance(call, int) else names[call]
             command = json_lines.text(process.get("binary")).rpartition("/")[2]
-            grouping.call(call_id, pid, tid, command, json_lines.seconds(record.get("time")), host)
+            grouping.call(call_id, pid, tid, command, time, host)
         yield from grouping.settle(len(block))
     yield from grouping.finish()
 

@@ -26,6 +26,7 @@ DESCRIPTION = "Tracee's events as JSON lines, or as CSV (BETH)"
 NOT_A_CALL, NO_PROCESS = "event that is no call", "event without a process"
 NOISE = frozenset({NOT_A_CALL, BLANK})
 GROUPINGS = ("thread", "process")
+EVENT_TIMES = True
 WARNING = "Tracee records the events that its policies choose: traces lack the other calls"
 
 _EXIT = "sched_process_exit"
@@ -66,16 +67,14 @@ def read(source: Source, vocabulary: Vocabulary | NamesSeen, options: Options, c
             return
         tid = json_lines.integer(get("hostThreadId") or get("threadId"))
         host = json_lines.text(get("hostName"))[:64]
+        time = json_lines.seconds(get("timestamp"))
         call = ids[name] if name in vocabulary.ids else None
         if call is None:
             counters.skipped[NOT_A_CALL] += 1
             if name == _EXIT:
-                grouping.exit(pid, tid, host)
+                grouping.exit(pid, tid, host, time=time)
             return
-        time = json_lines.seconds(get("timestamp"))
-        trace = grouping.call(call, pid, tid, json_lines.text(get("processName")), time, host)
-        if evil is not None:
-            trace.attack = evil or bool(trace.attack)
+        grouping.call(call, pid, tid, json_lines.text(get("processName")), time, host, attack=evil)
 
     is_table = _COLUMNS <= set(csv_rows.header(source.head))
     blocks = _rows(source, counters) if is_table else json_lines.blocks(source, counters)

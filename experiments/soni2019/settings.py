@@ -29,7 +29,7 @@ PAPER_LOSS = {MODELS[0]: {10: 0.08}, MODELS[1]: {10: 0.21}}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How every model of the study is trained.
+    """How every model is trained.
 
     Attributes:
       seeds: M, members that are trained side by side and differ in their initialisation.
@@ -69,7 +69,7 @@ class Settings:
         )
 
 
-class Study:
+class Experiment:
     """The normal traces of one archive, and the models that are trained on them.
 
     Args:
@@ -147,6 +147,13 @@ def lengths(texts: list[str]) -> list[int]:
     if not texts or not all(text.isdecimal() and int(text) for text in texts):
         raise SyscallLMError(f"--lengths={','.join(texts)}: expected whole numbers from 1, like 3,10,15")
     return [int(text) for text in texts]
+
+
+def training_seconds(history: list[dict[str, Any]]) -> float | None:
+    """What all epochs took together, held-out windows apart; None if one was interrupted, and nobody knows."""
+    seconds = [row.get("seconds") for row in history]
+    known = [value for value in seconds if value is not None]
+    return round(sum(known), 1) if known and len(known) == len(seconds) else None
 
 
 def windows(sequences: Sequences, stride: int) -> int:
