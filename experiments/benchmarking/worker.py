@@ -164,7 +164,7 @@ def measured(run: Callable[[], object]) -> tuple[float, float | None]:
     start = time.perf_counter()
     run()
     seconds = time.perf_counter() - start
-    return seconds, None if before is None else _status("VmHWM") - before
+    return seconds, None if before is None else max(0.0, _status("VmHWM") - before)
 
 
 def _status(name: str) -> float:
