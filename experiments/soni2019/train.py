@@ -22,7 +22,7 @@ to 100 it made 21, since the loss had stopped falling at 1.237 in the 13th); L =
 --models and --lengths train a part; the same command after an interruption, or after its
 parts, goes on where the last checkpoints stand.
 
-On one core that much other work shared, three seeds of the autoencoder took 8, 18 and 50 minutes for L = 3, 10 and 15 on
+On one core that other work shared, three seeds of the autoencoder took 8, 18 and 50 minutes for L = 3, 10 and 15 on
 ADFA-LD, those of the encoder-decoder 2, 9 and 16.
 """
 
