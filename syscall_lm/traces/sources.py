@@ -14,7 +14,7 @@ import stat
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.traces import tar_stream, unpacking
@@ -236,10 +236,6 @@ def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
         raise SyscallLMError(f"{as_text(folder)}: cannot be read ({error.strerror})") from error
 
 
-def _short_reads(file: Any) -> Any:
-    return _ShortReads(file)
-
-
 class _ShortReads:
     """A file of which a zip archive's list of members is not read if it is longer than MAX_LIST.
 
@@ -327,7 +323,7 @@ class _Opener:
         if not self._file.seekable():
             raise SyscallLMError(f"{self._name}: a zip archive is read from its end; give it as a file")
         try:
-            archive = zipfile.ZipFile(_short_reads(self._file))
+            archive = zipfile.ZipFile(cast(Any, _ShortReads(self._file)))
             self._bytes_in = self._file.seek(0, os.SEEK_END)
         except unpacking.ERRORS as error:
             self._nothing(f"a zip archive, but truncated or damaged ({error})", ZIP_DAMAGED)

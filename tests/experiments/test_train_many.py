@@ -50,20 +50,25 @@ def wait_for_checkpoints(model, count, process):
         time.sleep(0.01)
 
 
+def kill_one_of_two(archive, model, victim, checkpoints):
+    """Kills one after some checkpoints; the other must leave by itself and say why. What that one printed."""
+    both = start_two(archive, model, [], [])
+    wait_for_checkpoints(model, checkpoints, both[victim])
+    both[victim].send_signal(signal.SIGKILL)
+    out, errors = both[1 - victim].communicate(timeout=200)
+    both[victim].communicate()
+    assert both[1 - victim].returncode == 75, (both[1 - victim].returncode, errors)
+    assert f"interrupted: process {1 - victim} of 2 lost the others" in errors and "Traceback" not in errors, errors
+    return out
+
+
 def losses(model):
     rows = [json.loads(line) for line in (model / "metrics.jsonl").read_text().splitlines()]
     return [row["train_nll"] + row["held_out_nll"] for row in rows]
 
 
 def test_if_the_process_that_the_others_meet_at_is_killed_they_leave_too(archive, tmp_path):
-    model = tmp_path / "model"
-    victim, survivor = start_two(archive, model, [], [])
-    wait_for_checkpoints(model, 1, victim)
-    victim.send_signal(signal.SIGKILL)
-    _, errors = survivor.communicate(timeout=200)
-    victim.communicate()
-    assert survivor.returncode == 75, (survivor.returncode, errors)
-    assert "interrupted: process 1 of 2 lost the others" in errors and "Traceback" not in errors, errors
+    kill_one_of_two(archive, tmp_path / "model", victim=0, checkpoints=1)
 
 
 def test_a_killed_process_ends_the_other_and_another_number_goes_on(archive, tmp_path):
@@ -72,13 +77,7 @@ def test_a_killed_process_ends_the_other_and_another_number_goes_on(archive, tmp
     assert whole.returncode == 0, errors
 
     model = tmp_path / "model"
-    survivor, victim = start_two(archive, model, [], [])
-    wait_for_checkpoints(model, 2, victim)
-    victim.send_signal(signal.SIGKILL)
-    out, errors = survivor.communicate(timeout=100)
-    victim.communicate()
-    assert survivor.returncode == 75, errors
-    assert "interrupted: process 0 of 2 lost the others" in errors and "Traceback" not in errors
+    out = kill_one_of_two(archive, model, victim=1, checkpoints=2)
     assert "mesh member=1 x data=2: 2 devices (cpu) of 2 processes" in out and "calls/s in the first steps" in out
 
     alone = start(archive, model, "--cpu_devices=1")  # SIGTERM is what schedulers send before they kill
