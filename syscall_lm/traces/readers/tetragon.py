@@ -73,7 +73,7 @@ def read(source: Source, vocabulary: Vocabulary | NamesSeen, options: Options, c
             process = json_lines.child(event, "process")
             pid, tid = json_lines.integer(process.get("pid")), json_lines.integer(process.get("tid"))
             host = json_lines.text(record.get("node_name") or record.get("nodeName"))[:64]
-            if pid is None:
+            if pid is None or not key:  # a record may hold an event under an empty name
                 counters.skipped[NO_PROCESS if key else NOT_A_CALL] += 1
                 continue
             time = json_lines.seconds(record.get("time"))
