@@ -130,7 +130,7 @@ def table(result: dict) -> str:
     """The rows as Markdown."""
     lines = [
         f"Made by experiments/scale.py on {os.cpu_count()} CPU cores of a shared machine. Memory: of all processes of "
-        f"the command together, at most.{result.get('note', '')}",
+        "the command together, at most.",
         "",
         "| engine | members | calls | calls/s while scoring | seconds, whole command | memory, MiB | commit |",
         "|---|---|---|---|---|---|---|",
