@@ -4,7 +4,7 @@
   syscall-lm benchmark --output=results/benchmark --archive=adfa.parquet
 
 Cases: `scoring` and `training` (fixed shapes), `ensemble` (one model of each shape), `seeds` (three members together),
-`archive` (scoring an archive, from its file), `epoch` (training on a part of its training traces), `members` (1 to 32),
+`archive` (scoring an archive, from its file), `epoch` (training on its training traces), `members` (1 to 32),
 `sweep` (lanes and steps of a tile, lanes of a minibatch), `devices` (how many CPU devices the cores are split into) and
 `start` (the command `score` on one trace, with and without a persistent compilation cache).
 
@@ -14,7 +14,7 @@ the matrix-multiply rate that was measured between the rounds. Scoring is timed 
 compared with ours first. Training is timed in processes of its own, ours and the peers' alike, the median of seven
 steps a round; PyTorch also in one that keeps freed memory, as `train` has it. First runs, with compilation, are timed
 apart, and what the process grew by in them. Machines are shared and noisy: quote ratios, and absolute speeds on a GPU
-only. It takes some forty minutes on two cores; close everything else.
+only. It takes an hour and a half on two cores; close everything else.
 """
 
 import functools
@@ -59,9 +59,10 @@ def main(argv: list[str]) -> None:
         raise SyscallLMError("--torch_threads are numbers of threads")
     output = pathlib.Path(OUTPUT.value)
     rows: list[dict[str, Any]] = []
+    environment = provenance.environment()
     for case in _cases(shapes, threads):
-        rows += measure(case)
-        result = {"environment": provenance.environment(), "rows": rows}
+        rows += ({**row, "commit": environment["commit"]} for row in measure(case))
+        result = {"environment": environment, "rows": rows}
         files.write_text(output / "benchmark.json", json.dumps(result, indent=1) + "\n")
         files.write_text(output / "table.md", table_of(result))
         print(table_of({**result, "rows": [row for row in rows if row["case"] == case.name]}), flush=True)
@@ -88,7 +89,6 @@ def _cases(shapes: Sequence[lstm.Shape], threads: list[int]) -> list[Case]:
     if path and TraceArchive(path).vocabulary.size > V:
         raise SyscallLMError(f"{path}: the benchmark's vocabulary has {V} ids; use an ADFA-LD archive")
     archive = pathlib.Path(path).name
-    part = f"one in {cases.PART_OF_EPOCH} training traces of {archive}"
     together = "+".join(map(str, shapes))
     found = {
         "scoring": [
@@ -112,7 +112,15 @@ def _cases(shapes: Sequence[lstm.Shape], threads: list[int]) -> list[Case]:
         "seeds": [Case(f"training three {first}", learning, few, worker.three_seeds, first)],
         "archive": [Case(f"scoring all of {archive}, {first}", scoring, few, cases.archive, first, path, threads)],
         "epoch": [
-            Case(f"training {shape}, {part}", cases.training_flops(shape), few, worker.epoch, shape, path, max(threads))
+            Case(
+                f"training {shape}, an epoch of {archive}",
+                cases.training_flops(shape),
+                few,
+                worker.epoch,
+                shape,
+                path,
+                max(threads),
+            )
             for shape in dict.fromkeys((first, last))
         ],
         "members": [Case(f"scoring, members of {first}", scoring, few, cases.members, first)],
@@ -211,22 +219,22 @@ def _product(matrix: jax.Array) -> jax.Array:
 
 def table_of(result: dict[str, Any]) -> str:
     """The rows as Markdown."""
-    environment = result["environment"]
     lines = [
-        f"Made by experiments/benchmark.py: {environment['device']}, commit {environment['commit']}. Calls per second: "
+        f"Made by experiments/benchmark.py: {result['environment']['device']}. Calls per second: "
         "median, and slowest to fastest, of the rounds. Floor: floating-point operations of what is computed over the "
         "matrix-multiply rate of the same minutes. First: seconds of the first run, with compilation. Memory: what the "
         "process grew by in it.",
         "",
-        "| case | implementation | calls/s | spread | rounds | ours / this | of the floor | first | memory |",
-        "|---" * 9 + "|",
+        "| case | implementation | calls/s | spread | rounds | ours / this | of the floor | first | memory | commit |",
+        "|---" * 10 + "|",
     ]
     for row in result["rows"]:
         low, high = row["spread"]
         lines.append(
             f"| {row['case']} | {row['implementation']} | {row['calls_per_second']:,.0f} | {low:,.0f} to {high:,.0f} | "
             f"{row['rounds']} | {row['ours_over_this']:.2f} | {100 * row['fraction_of_floor']:.0f} % | "
-            f"{row['first_seconds']:.1f} s | {row['memory_mib'] or 0:,.0f} MiB |"
+            f"{row['first_seconds']:.1f} s | {row['memory_mib'] or 0:,.0f} MiB | "
+            f"{row['commit']} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from syscall_lm import loop, scoring, training
+from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments.benchmarking.peers import Flax, Peer, Torch
 from syscall_lm.models import language_model, lstm
 from syscall_lm.models.store import Member
@@ -24,7 +25,6 @@ TORCH_LANES = (16, 64, 128)  # at its best of these
 PADDED_LANES = (8, 16, 32)
 SWEEP_LANES, SWEEP_STEPS = (64, 128, 256, 512, 1024), (32, 128, 512)
 MEMBERS = (1, 2, 4, 8, 16, 32)
-PART_OF_EPOCH = 4  # one training trace in so many
 
 
 @dataclasses.dataclass
@@ -147,7 +147,7 @@ def three_apart(shape: lstm.Shape) -> Callable[[], object]:
 
 
 def our_epoch(shape: lstm.Shape, archive: str) -> Callable[[], object]:
-    """An epoch over training traces of an archive, packed into lanes, 4,096 calls a minibatch."""
+    """An epoch over an archive's training traces, packed into lanes, 4,096 calls a minibatch."""
     return _steps(shape, 1, epoch_traces(archive), TRAINING_CALLS // TRAINING_LANES)
 
 
@@ -179,11 +179,11 @@ def torch_epoch(shape: lstm.Shape, archive: str, threads: int, lanes: int) -> Ca
 
 
 def epoch_traces(archive: str) -> Sequences:
-    """Every PART_OF_EPOCH-th training trace."""
+    """The training traces."""
     batch = TraceArchive(archive).read()
-    chosen = np.flatnonzero(batch.column("split") == "train")[::PART_OF_EPOCH]
+    chosen = np.flatnonzero(batch.column("split") == "train")
     if not len(chosen):
-        raise ValueError(f"{archive}: no trace is in split train")
+        raise SyscallLMError(f"{archive}: no trace is in split train")
     return batch.calls.take(chosen)
 
 
@@ -232,7 +232,7 @@ def members(shape: lstm.Shape) -> list[Contender]:
     for count in MEMBERS:
         keys = jax.random.split(jax.random.key(0), count)
         group = [Member(str(i), shape, language_model.initialise(key, shape)) for i, key in enumerate(keys)]
-        scorer = scoring.Scorer(group, SCORING_LANES)
+        scorer = scoring.Scorer(group, SCORING_LANES, len(targets))
         name = f"ours, {count} member{'s' * (count > 1)}"
         run = functools.partial(scorer.surprisal, sequences)
         contenders.append(Contender(name, run, count * targets.size, SCORING_LANES))

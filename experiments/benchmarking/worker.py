@@ -56,7 +56,7 @@ def epoch(shape: lstm.Shape, archive: str, threads: int) -> list[Contender]:
     """An epoch over real traces: ours packs them into lanes, PyTorch sorts and pads."""
     path = os.path.abspath(archive)
     calls = len(cases.epoch_traces(path).calls)
-    make = functools.partial(_training, shape=shape, calls=calls, repeats=2)
+    make = functools.partial(_training, shape=shape, calls=calls, repeats=1)
     return [
         make("ours, packed lanes", maker="our_epoch", arguments=(path,), lanes=cases.TRAINING_LANES),
         *(
