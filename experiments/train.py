@@ -58,7 +58,9 @@ BATCHING = flags.DEFINE_enum(
     "lanes: truncated back-propagation over packed lanes, fast; traces: whole traces of similar length, as the paper",
 )
 MINIBATCH_CALLS = flags.DEFINE_integer("minibatch_calls", 0, "calls in a minibatch; 0 chooses 512 to 4096 by the data")
-STEPS = flags.DEFINE_integer("steps", 0, "calls that gradients flow through; 0: 32 or 64 for lanes, 4096 for traces")
+STEPS = flags.DEFINE_integer(
+    "steps", 0, "calls that gradients flow through; 0: for lanes 32 or more, by the longest trace; 4096 for traces"
+)
 PATIENCE = flags.DEFINE_integer("patience", _DEFAULTS.patience, "epochs without a better held-out loss before stopping")
 HELD_OUT = flags.DEFINE_float(
     "held_out", data.HELD_OUT, "share of the normal traces to hold out, if there is no split for it"
@@ -86,7 +88,7 @@ def main(argv: list[str]) -> None:
     if not wanted:
         raise SyscallLMError("--members: name at least one, like 1x200")
     train, held_out = data.training_traces(archive, HELD_OUT.value, SEED.value)
-    recipe = _recipe(len(train.calls))
+    recipe = _recipe(train)
     # Two devices on two cores train 1.1 to 1.2 times as fast as one, also with 256 calls each.
     devices = min(len(os.sched_getaffinity(0)), max(1, recipe.minibatch_calls // 256))
     processes.start(CPU_DEVICES.value or devices, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
@@ -148,7 +150,7 @@ def _train(
             "numbering": archive.metadata.get("numbering"),
             "configuration": configuration,
             "environment": provenance.environment(),
-            "training": {"traces": len(train), "calls": len(train.calls)},
+            "training": {"traces": len(train), "calls": len(train.calls), "longest": train.longest},
             "held_out": {"traces": len(held_out), "calls": len(held_out.calls)},
             "results": _results(history, names),
         }
@@ -176,8 +178,10 @@ def _progress(row: dict, epochs: int) -> str:
     )
 
 
-def _recipe(calls: int) -> training.Recipe:
-    minibatch_calls, steps = training.minibatches_for(calls, BATCHING.value, MINIBATCH_CALLS.value, STEPS.value)
+def _recipe(train: Sequences) -> training.Recipe:
+    minibatch_calls, steps = training.minibatches_for(
+        len(train.calls), train.longest, BATCHING.value, MINIBATCH_CALLS.value, STEPS.value
+    )
     return training.Recipe(
         epochs=EPOCHS.value,
         learning_rate=LEARNING_RATE.value,

@@ -19,7 +19,7 @@ from syscall_lm.models import lstm, shapes
 from syscall_lm.models.store import Member
 from syscall_lm.traces import packing
 from syscall_lm.traces.trace import Sequences
-from syscall_lm.types import Array, Params
+from syscall_lm.types import Array, HostArray, Params
 from syscall_lm.window_scoring import WindowScorer
 
 LANES = 256
@@ -138,7 +138,7 @@ class Scorer:
     def _lanes_for(self, sequences: Sequences) -> int:
         """No more lanes than the longest trace lets end together, in powers of two: each number is compiled anew."""
         devices = len(jax.local_devices())
-        lanes = 1 << (-(-len(sequences.calls) // int(sequences.lengths.max())) - 1).bit_length()
+        lanes = 1 << (-(-len(sequences.calls) // sequences.longest) - 1).bit_length()
         lanes = min(lanes, self._lanes * devices)
         sharing = min(devices, max(1, lanes // SHARE))
         return -(-lanes // sharing) * sharing
@@ -146,7 +146,7 @@ class Scorer:
     def initial_states(self, lanes: int) -> list[lstm.State]:
         """The state of every group before a trace."""
         states = [jax.vmap(lambda folded: lstm.initial_state(folded, lanes))(group) for group in self._groups]
-        return jax.device_put(states, NamedSharding(_mesh(lanes), _BY_LANE))
+        return jax.device_put(states, _layout(_mesh(lanes), _BY_LANE))
 
     def tile(self, states: list[lstm.State], tile: packing.Tile) -> tuple[list[lstm.State], list[Array]]:
         """Scores one tile `[T, B]`; the states are used up.
@@ -160,11 +160,14 @@ class Scorer:
         self, function: "_OfMember", states: list[lstm.State], tile: packing.Tile
     ) -> tuple[list[lstm.State], list[Array]]:
         mesh = _mesh(tile.inputs.shape[1])
-        if mesh not in self._copies:
-            self._copies[mesh] = jax.device_put(self._groups, NamedSharding(mesh, PartitionSpec()))
-        groups = zip(self._copies[mesh], states, strict=True)
+        groups = zip(self._groups_on(mesh), states, strict=True)
         results = [_on_devices(function, group, state, tile, mesh) for group, state in groups]
         return [state for state, _ in results], [values for _, values in results]
+
+    def _groups_on(self, mesh: Mesh) -> list[Params]:
+        if mesh not in self._copies:
+            self._copies[mesh] = jax.device_put(self._groups, _layout(mesh, PartitionSpec()))
+        return self._copies[mesh]
 
     def stream(self, lanes: int = 1) -> "Stream":
         """A live stream of `lanes` traces, scored call by call.
@@ -196,6 +199,11 @@ def _mesh(lanes: int) -> Mesh:
     return Mesh(np.array(devices[: next(fitting, 1)]), ("lane",))
 
 
+def _layout(mesh: Mesh, spec: PartitionSpec) -> jax.sharding.Sharding:
+    """One device alone knows nothing of meshes: a program for several waits longer for its start, by a live call."""
+    return NamedSharding(mesh, spec) if mesh.size > 1 else jax.sharding.SingleDeviceSharding(mesh.devices.item())
+
+
 @functools.partial(jax.jit, static_argnums=(0, 4), donate_argnums=2)
 def _on_devices(
     function: _OfMember, group: Params, state: lstm.State, tile: packing.Tile, mesh: Mesh
@@ -205,6 +213,8 @@ def _on_devices(
     def share(group: Params, state: lstm.State, tile: packing.Tile) -> tuple[lstm.State, Array]:
         return lstm.over_members(function, group, state, shared=(tile,))
 
+    if mesh.size == 1:
+        return share(group, state, tile)
     results = (_BY_LANE, PartitionSpec(None, None, "lane"))
     # Each device runs the whole kernel on its lanes; the partitioner could not split a kernel of our own.
     shared_out = jax.shard_map(
@@ -230,9 +240,10 @@ class Stream:
     """Scores B live traces, one call of each at a time, with carried state."""
 
     def __init__(self, scorer: Scorer, lanes: int):
-        self._scorer = scorer
+        self._go, self._order, self._mesh = scorer.go, scorer._order, _mesh(lanes)
+        self._groups = scorer._groups_on(self._mesh)
         self._states = scorer.initial_states(lanes)
-        self._previous = np.full((1, lanes), scorer.go, np.int32)
+        self._previous = np.full(lanes, scorer.go, np.int32)
 
     def push(self, calls: Iterable[int] | np.ndarray) -> np.ndarray:
         """Scores the next call of every lane.
@@ -243,19 +254,38 @@ class Stream:
         Returns:
           float32 `[M, B]`, surprisals in nats.
         """
-        targets = np.asarray(calls, np.int32)[None]
-        tile = packing.Tile(self._previous, targets, self._previous == self._scorer.go, np.ones(targets.shape, bool))
-        self._states, surprisals = self._scorer.tile(self._states, tile)
-        self._previous = targets
-        values = np.concatenate([np.asarray(part) for part in surprisals])[:, 0]
+        read = np.stack([self._previous, np.asarray(calls, np.int32)])
+        self._states, surprisals = _push(self._groups, self._states, read, self._go, self._mesh)
+        self._previous = read[1]
+        values = np.asarray(surprisals)
         result = np.empty_like(values)
-        result[self._scorer._order] = values
+        result[self._order] = values
         return result
 
     def restart(self, lane: int) -> None:
         """A new trace begins in a lane."""
-        self._previous = self._previous.copy()
-        self._previous[0, lane] = self._scorer.go
+        self._previous[lane] = self._go
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4), donate_argnums=1)
+def _push(
+    groups: list[Params], states: list[lstm.State], read: HostArray, go: int, mesh: Mesh
+) -> tuple[list[lstm.State], Array]:
+    """One call of every lane under all members: a call waits for the dispatch more than for the arithmetic.
+
+    Args:
+      groups, states: of the scorer; the states are used up.
+      read: int32 `[2, B]`, the call before (GO at a trace's start) and the call.
+      go: that id.
+      mesh: the devices.
+
+    Returns:
+      the states after the call, and surprisals `[M, B]` in group order.
+    """
+    previous, calls = jnp.split(jnp.asarray(read), 2)
+    tile = packing.Tile(previous, calls, previous == go, jnp.ones(calls.shape, bool))
+    results = [_on_devices(_surprisal, group, state, tile, mesh) for group, state in zip(groups, states, strict=True)]
+    return [state for state, _ in results], jnp.concatenate([values for _, values in results])[:, 0]
 
 
 def means(surprisal: np.ndarray, sequences: Sequences) -> np.ndarray:

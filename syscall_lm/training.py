@@ -60,13 +60,28 @@ class Recipe(loop.Optimisation):
             raise SyscallLMError(f"--dropout={self.dropout}: must be at least 0 and less than 1")
 
 
-def minibatches_for(calls: int, batching: str = "lanes", minibatch_calls: int = 0, steps: int = 0) -> tuple[int, int]:
+def minibatches_for(
+    calls: int, longest: int, batching: str = "lanes", minibatch_calls: int = 0, steps: int = 0
+) -> tuple[int, int]:
     """`minibatch_calls` and `steps` of a recipe that suits so many training calls; given ones are kept.
 
-    At least some 64 updates make an epoch, since a small capture learns little from few large minibatches.
+    At least some 64 updates make an epoch, since a small capture learns little from few large minibatches. Lanes are
+    about as many as the longest trace lets end together: fewer and longer ones cost less than empty ones.
+
+    Args:
+      calls: of all training traces.
+      longest: calls of the longest one.
+      batching, minibatch_calls, steps: see `Recipe`; zero for none given.
     """
-    minibatch_calls = minibatch_calls or min(4096, max(512, 1 << (calls // 64).bit_length() - 1))
-    steps = steps or (4096 if batching == "traces" else 64 if minibatch_calls >= 4096 else 32)
+    minibatch_calls = minibatch_calls or min(4096, max(512, 1 << max(1, calls // 64).bit_length() - 1))
+    if not steps and batching == "traces":
+        steps = 4096
+    elif not steps:
+        most = minibatch_calls // (64 if minibatch_calls >= 4096 else 32)
+        filled = 1 << (
+            max(1, 4 * calls // (3 * max(1, longest))).bit_length() - 1
+        )  # a power of two, three quarters full
+        steps = minibatch_calls // max(1, min(most, filled))
     return minibatch_calls, steps
 
 

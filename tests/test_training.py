@@ -6,6 +6,8 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from syscall_lm import checkpoints, training
 from syscall_lm.errors import SyscallLMError
@@ -126,6 +128,20 @@ def test_repeated_shapes_become_numbered_members(traces):
     assert [member.params["w_out"].shape for member in members] == [(12, V), (4, V), (12, V)]
     assert not np.array_equal(members[0].params["w_out"], members[2].params["w_out"])
     assert [row["shape"] for row in history] == ["1x12", "1x4"]
+
+
+@given(st.integers(1, 3000), st.integers(1, 10**6))
+@example(longest=1830, others=62165)  # a quarter of ADFA-LD's training traces, where 64 lanes stood half empty
+@example(longest=4494, others=272_000)  # all of them
+def test_lanes_do_not_wait_for_the_longest_trace(longest, others):
+    calls = longest + others
+    minibatch_calls, steps = training.minibatches_for(calls, longest)
+    lanes = minibatch_calls // steps
+    assert lanes * steps == minibatch_calls and 512 <= minibatch_calls <= 4096
+    assert lanes == 1 or calls >= 0.75 * lanes * longest
+    most = minibatch_calls // (64 if minibatch_calls == 4096 else 32)
+    assert lanes == most or calls < 1.5 * lanes * longest  # and no fewer than that asks for
+    assert training.minibatches_for(calls, longest, minibatch_calls=200, steps=16) == (200, 16)
 
 
 @pytest.mark.parametrize(

@@ -147,8 +147,10 @@ def three_apart(shape: lstm.Shape) -> Callable[[], object]:
 
 
 def our_epoch(shape: lstm.Shape, archive: str) -> Callable[[], object]:
-    """An epoch over an archive's training traces, packed into lanes, 4,096 calls a minibatch."""
-    return _steps(shape, 1, epoch_traces(archive), TRAINING_CALLS // TRAINING_LANES)
+    """An epoch over an archive's training traces, packed into lanes as `train` does it, 4,096 calls a minibatch."""
+    traces = epoch_traces(archive)
+    _, steps = training.minibatches_for(len(traces.calls), traces.longest, minibatch_calls=TRAINING_CALLS)
+    return _steps(shape, 1, traces, steps)
 
 
 def _steps(shape: lstm.Shape, members: int, traces: Sequences, steps: int) -> Callable[..., object]:

@@ -125,7 +125,7 @@ def train(host: Host, seed: int) -> tuple[Member, dict[str, float]]:
       the member with the lowest held-out loss, and all their losses in nats per call.
     """
     learn, held_out = training.with_held_out(host.train, None, seed, data.HELD_OUT)
-    minibatch_calls, steps = training.minibatches_for(len(learn.calls))
+    minibatch_calls, steps = training.minibatches_for(len(learn.calls), learn.longest)
     recipe = training.Recipe(epochs=EPOCHS.value, seed=seed, minibatch_calls=minibatch_calls, steps=steps)
     shapes = [lstm.Shape.parse(member, host.vocabulary.size) for member in dict.fromkeys(MEMBERS.value)]
     if not shapes:

@@ -91,8 +91,8 @@ def _models(described: Any) -> Iterable[Mapping[str, Any]]:
 def _training(archive: str, model: Mapping[str, Any]) -> str:
     """How `train` made a model."""
     configuration, recipe = model["configuration"], training.Recipe()
-    calls = model.get("training", {}).get("calls", 0)
-    minibatch_calls, steps = training.minibatches_for(calls, configuration.get("batching", recipe.batching))
+    calls, longest = (model.get("training", {}).get(name, 0) for name in ("calls", "longest"))
+    minibatch_calls, steps = training.minibatches_for(calls, longest, configuration.get("batching", recipe.batching))
     usual = {**vars(recipe), "minibatch_calls": minibatch_calls, "steps": steps}
     changed = {key: value for key, value in configuration.items() if key in usual and value != usual[key]}
     flags_ = {"archive": archive, "model": model["model"], "members": configuration["members"], **changed}

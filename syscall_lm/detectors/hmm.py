@@ -136,7 +136,7 @@ def training_tiles(normal: Sequences) -> list[packing.Tile]:
     parts = [normal.take(np.array(group)) for group in groups]
     # No more lanes than the longest trace leaves filled: one of 60,000 calls among short ones would be mostly padding.
     calls = min(CALLS_PER_PASS, len(normal.calls))
-    lanes = min(LANES, max(map(len, parts)), -(-calls // int(normal.lengths.max())))
+    lanes = min(LANES, max(map(len, parts)), -(-calls // normal.longest))
     plans = [np.concatenate(list(packing.lane_plans(part, lanes, STEPS))) for part in parts]
     steps = max(map(len, plans))
     padded = [np.pad(plan, ((0, steps - len(plan)), (0, 0)), constant_values=-1) for plan in plans]

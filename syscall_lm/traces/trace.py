@@ -72,6 +72,11 @@ class Sequences:
         """int64 `[N]`: calls in each trace."""
         return np.diff(self.offsets)
 
+    @property
+    def longest(self) -> int:
+        """Calls in the longest trace; 0 if there is none."""
+        return int(self.lengths.max(initial=0))
+
     def take(self, indices: np.ndarray) -> "Sequences":
         """The traces at `indices` (integers, or a boolean mask of N), in that order."""
         indices = np.asarray(indices)
