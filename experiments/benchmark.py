@@ -229,9 +229,9 @@ def table_of(result: dict[str, Any]) -> str:
         "|---" * 10 + "|",
     ]
     for row in result["rows"]:
-        low, high = row["spread"]
+        median, low, high = (f"{v:,.{0 if v >= 100 else 2}f}" for v in (row["calls_per_second"], *row["spread"]))
         lines.append(
-            f"| {row['case']} | {row['implementation']} | {row['calls_per_second']:,.0f} | {low:,.0f} to {high:,.0f} | "
+            f"| {row['case']} | {row['implementation']} | {median} | {low} to {high} | "
             f"{row['rounds']} | {row['ours_over_this']:.2f} | {100 * row['fraction_of_floor']:.0f} % | "
             f"{row['first_seconds']:.1f} s | {row['memory_mib'] or 0:,.0f} MiB | "
             f"{row['commit']} |"

@@ -104,6 +104,7 @@ class WindowPrediction:
         self._shape, self._recipe, self._model = shape, recipe, shapes.module_of(shape)
         go = shape.vocabulary_size
         self._train, self._held_out = (Windows(s, recipe.length, recipe.stride, go) for s in (train, held_out))
+        self._known = np.unique(np.append(train.calls.astype(np.int64), go))  # held-out traces may hold other calls
         self.gather = self._train.gather
         self._judge = jax.jit(self._judge_members, static_argnums=2)
 
@@ -134,14 +135,14 @@ class WindowPrediction:
         alone = jax.default_backend() == "cpu" and jax.device_count() == 1
         whole = not alone or isinstance(self._shape, autoencoder.Shape)
         parts = 1 if whole else parts_of(*batch.calls.shape)
-        sums = self._sums(params, batch) if parts == 1 else self._sums_by_parts(params, batch, parts)
+        sums = self._sums(params, batch, self._known) if parts == 1 else self._sums_by_parts(params, batch, parts)
         return sums["nll"] / sums["calls"], (sums, None)
 
     def _sums_by_parts(self, params: Params, batch: Batch, parts: int) -> dict[str, Array]:
         """Equals `_sums`; its gradient is found with it, so that only one part exists at a time."""
 
         def nll(params: Params, part: Batch) -> tuple[Array, dict[str, Array]]:
-            sums = self._sums(params, part)
+            sums = self._sums(params, part, self._known)
             return sums["nll"], sums
 
         def forward(params: Params) -> tuple[dict[str, Array], Params]:
@@ -184,8 +185,8 @@ class WindowPrediction:
 
         return mesh.over_members(member, params, carry=None, batch=batch, lanes=HELD_OUT_BATCH)[1]
 
-    def _sums(self, params: Params, batch: Batch) -> dict[str, Array]:
-        nll, right = judge(self._model.logits(params, batch), batch)
+    def _sums(self, params: Params, batch: Batch, known: np.ndarray | None = None) -> dict[str, Array]:
+        nll, right = judge(self._model.logits(params, batch, known), batch)
         whole = batch.mask.all(0)  # a window cut off by its trace's end is no window in the paper's sense
         return {
             "nll": jnp.where(batch.mask, nll, 0).sum(),

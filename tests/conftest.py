@@ -1,7 +1,11 @@
 """What all tests share."""
 
+import atexit
 import json
+import os
 import pathlib
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +16,15 @@ import pytest
 from syscall_lm.detectors.ensemble import Calibration
 from syscall_lm.models import lstm, shapes, store
 from syscall_lm.traces.vocabulary import Vocabulary
+
+# Most of the time goes into compiling the same small programs: in every worker, in commands that tests start and kill.
+# One run shares what it compiled; workers inherit the setting from the process that made the folder.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _cache = tempfile.mkdtemp(prefix="syscall_lm-tests.")
+    atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+    os.environ |= {"JAX_COMPILATION_CACHE_DIR": _cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
+    jax.config.update("jax_compilation_cache_dir", _cache)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @pytest.fixture(scope="session")

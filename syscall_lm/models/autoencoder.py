@@ -35,6 +35,7 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from syscall_lm.traces.windows import Batch
 from syscall_lm.types import Array, HostArray, Params
@@ -121,8 +122,12 @@ def encode(params: Params, calls: HostArray) -> Array:
         return rows.sum(0) + params["b_code"]
 
 
-def logits(params: Params, batch: Batch) -> Array:
-    """Unnormalised log-probabilities `[L, B, V]` of every call, told from the code of its whole window."""
+def logits(params: Params, batch: Batch, known: np.ndarray | None = None) -> Array:
+    """Unnormalised log-probabilities `[L, B, V]` of every call, told from the code of its whole window.
+
+    `known` spares work in the encoder-decoder, and means nothing here.
+    """
+    del known
     folded = fold(params)
     length, width, size = folded["w_told"].shape
     code = encode(folded, batch.calls)

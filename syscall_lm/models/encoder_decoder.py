@@ -19,6 +19,7 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from syscall_lm.kernels import lstm as lstm_kernel
 from syscall_lm.kernels.projection import project
@@ -90,13 +91,19 @@ def initialise(key: Array, shape: Shape) -> Params:
     return dict(EncoderDecoder(shape).init(key, Batch(ids, ids, ids == 0))["params"])
 
 
-def fold(params: Params) -> Params:
-    """Parameters with the embedding folded into the input gates: a call's share of the gates is a gather."""
+def fold(params: Params, known: np.ndarray | None = None) -> Params:
+    """Parameters with the embedding folded into the input gates: a call's share of the gates is a gather.
+
+    Args:
+      params: see the module.
+      known: int `[K]`, the ids whose rows are wanted; None for all V + 1.
+    """
     folded = {"w_out": params["w_out"], "b_out": params["b_out"]}
     with jax.named_scope("fold"):
+        embedding = params["embedding"] if known is None else params["embedding"][known]
         for name in ("encoder", "decoder"):
             layer = params[name]
-            table = params["embedding"] @ layer["w_ih"] + layer["b"]  # [V + 1, 4H]
+            table = embedding @ layer["w_ih"] + layer["b"]  # [V + 1 or K, 4H]
             folded[name] = {"table": table, "w_hh": layer["w_hh"]}
     return folded
 
@@ -119,26 +126,36 @@ def encode(folded: Params, before: HostArray) -> State:
     return state
 
 
-def decode(params: Params, batch: Batch) -> Array:
-    """The decoder's h `[L, B, H]` from which each call is predicted, given the calls before it (teacher forcing)."""
-    folded = fold(params)
+def decode(params: Params, batch: Batch, known: np.ndarray | None = None) -> Array:
+    """The decoder's h `[L, B, H]` from which each call is predicted, given the calls before it (teacher forcing).
+
+    Args:
+      params: see the module.
+      batch: B windows.
+      known: int `[K]`, ascending, all ids that the batch holds and GO; None if they may be any. A small minibatch reads
+        few rows of the folded table; making those of calls that never occur costs as much.
+    """
+    folded = fold(params, known)
+    before, calls, go = batch.before, batch.calls, len(params["embedding"]) - 1
+    if known is not None:
+        row = jnp.asarray(np.searchsorted(known, np.arange(go + 1)).astype(np.int32))
+        before, calls, go = row[before], row[calls], len(known) - 1
     decoder = folded["decoder"]
-    go = decoder["table"].shape[0] - 1
-    state = encode(folded, batch.before)
+    state = encode(folded, before)
     with jax.named_scope("decoder"):
-        inputs = jnp.concatenate([jnp.full_like(batch.calls[:1], go), batch.calls[:-1]])
+        inputs = jnp.concatenate([jnp.full_like(calls[:1], go), calls[:-1]])
         never = jnp.zeros(inputs.shape, bool)
         h, _ = lstm_kernel.lstm(decoder["table"][inputs], decoder["w_hh"], never, state)
     return h
 
 
-def logits(params: Params, batch: Batch) -> Array:
+def logits(params: Params, batch: Batch, known: np.ndarray | None = None) -> Array:
     """Unnormalised log-probabilities `[L, B, V]` of every call, given the calls before it (teacher forcing).
 
     Training wants them all, for the paper's accuracy. It cuts minibatches into parts, so that few exist at a time; the
-    blocked head of `surprisal` was slower there, by a tenth to a fifth.
+    blocked head of `surprisal` was slower there, by a tenth to a fifth. Arguments: see `decode`.
     """
-    h = decode(params, batch)
+    h = decode(params, batch, known)
     with jax.named_scope("head"):
         return project(h, params["w_out"]) + params["b_out"]
 

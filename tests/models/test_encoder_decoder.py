@@ -91,6 +91,23 @@ def test_equals_a_keras_style_encoder_decoder_and_its_gradients(params, batch):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+def test_rows_of_calls_that_never_occur_are_not_missed(params, batch):
+    rare = V - 2
+    batch = batch._replace(
+        before=np.where(batch.before == rare, 0, batch.before), calls=np.minimum(batch.calls, rare - 1)
+    )
+    known = np.delete(np.arange(V + 1), rare)
+
+    def loss(params, known=None):
+        scores = encoder_decoder.logits(params, batch, known)
+        return -jnp.take_along_axis(jax.nn.log_softmax(scores), batch.calls[..., None], -1).mean()
+
+    both = [jax.jit(jax.value_and_grad(lambda p, k=k: loss(p, k)))(params) for k in (None, known)]
+    for a, b in zip(*map(jax.tree.leaves, both), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+    assert not np.asarray(both[1][1]["embedding"])[rare].any()
+
+
 def test_greedy_decoding_takes_the_most_probable_call_after_those_it_took(params, batch):
     found = np.asarray(jax.jit(encoder_decoder.greedy)(params, batch.before))
     teacher = log_probabilities(params, batch._replace(calls=found))
