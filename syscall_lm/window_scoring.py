@@ -138,7 +138,8 @@ class WindowStream:
         self.shape = scorer.shape
         self.delay = self.shape.delay
         model = module_of(self.shape)
-        self._folded = jax.vmap(model.fold)(scorer.params)
+        alone = jax.device_put(scorer.params, jax.local_devices()[0])  # several devices start later than one, by a call
+        self._folded = jax.vmap(model.fold)(alone)
         self._start = jax.vmap(lambda folded: model.begin(folded, self.shape, lanes))(self._folded)
         self._state = self._start
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from syscall_lm.traces.trace import Sequences
+from syscall_lm.types import HostArray
 
 
 class Tile(NamedTuple):
@@ -25,10 +26,10 @@ class Tile(NamedTuple):
       mask: bool, false at padding.
     """
 
-    inputs: np.ndarray
-    targets: np.ndarray
-    reset: np.ndarray
-    mask: np.ndarray
+    inputs: HostArray
+    targets: HostArray
+    reset: HostArray
+    mask: HostArray
 
 
 class Packer:
