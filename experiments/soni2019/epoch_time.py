@@ -151,6 +151,7 @@ def main(argv: list[str]) -> None:
     result = {
         "archive": archive.path.name,
         "vocabulary_size": vocabulary_size,
+        "calls_that_occur": len(np.unique(train.calls)),
         "windows": settings.windows(train, chosen.stride),
         "minibatch_windows": chosen.recipe(encoder_decoder.NAME, 3).minibatch_windows,
         "cells": chosen.cells,
