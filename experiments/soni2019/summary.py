@@ -230,8 +230,8 @@ def goal(result: dict[str, Any]) -> str:
     return (
         f"{text} At H = {h}, V = {v} a call costs {own / 1000:.0f} kFLOP to score, the language model's "
         f"{language_model.flops_per_call / 1000:.0f}. To train them (forward) it is {own / 1000:.0f} and, to fold the "
-        f"embedding of the {result['calls_that_occur']} calls that occur into both layers once a minibatch, {more}; the "
-        "language model, which does not fold while it learns, spends "
+        f"embedding of the {result['calls_that_occur']} calls that occur into both layers once a minibatch, {more}; "
+        "the language model, which does not fold while it learns, spends "
         f"{(language_model.flops_per_call + 8 * h * h) / 1000:.0f}, but less of it step by step."
     )
 
