@@ -78,9 +78,8 @@ def minibatches_for(
         steps = 4096
     elif not steps:
         most = minibatch_calls // (64 if minibatch_calls >= 4096 else 32)
-        filled = 1 << (
-            max(1, 4 * calls // (3 * max(1, longest))).bit_length() - 1
-        )  # a power of two, three quarters full
+        filled = max(1, 4 * calls // (3 * max(1, longest)))  # so many lanes would be three quarters full
+        filled = 1 << (filled.bit_length() - 1)  # a power of two
         steps = minibatch_calls // max(1, min(most, filled))
     return minibatch_calls, steps
 
