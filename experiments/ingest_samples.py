@@ -74,7 +74,7 @@ def _numbers(separator: str, end: str) -> Callable[[Sequence[Event]], bytes]:
 
 
 def _unm(chosen: Sequence[Event]) -> bytes:
-    return "".join(f"{event.i // 1000} {event.number}\n" for event in chosen).encode()
+    return "".join(f"{event.i // 1000} {event.number}  \n" for event in chosen).encode()
 
 
 def _bsm(chosen: Sequence[Event]) -> bytes:

@@ -13,7 +13,8 @@ NOT_A_NUMBER = "not a number"
 NOT_A_CALL_NUMBER = "number too large for a call"
 _MAX_NUMBER = 2**16 - 1
 
-_PLAIN = b"0123456789 \t\n\r\v\f"
+DIGITS = b"0123456789"
+_PLAIN = DIGITS + b" \t\n\r\v\f"
 _MAX_DIGITS = 9
 
 
@@ -21,14 +22,15 @@ def integers(text: bytes) -> tuple[np.ndarray, int]:
     """The numbers in text that is separated by white space.
 
     Returns:
-      int64 `[n]`: the numbers of at most nine digits, and how many other words there were (negative numbers, garbage).
+      int64 `[n]`: the numbers of at most nine digits after leading zeros, and how many other words there were (negative
+      numbers, garbage).
     """
     if not text.translate(None, _PLAIN):
         found = _parse(text)
         if found.max(initial=0) < 10**_MAX_DIGITS:
             return found, 0
     words = text.split()
-    numbers = [word for word in words if len(word) <= _MAX_DIGITS and word.isdigit()]
+    numbers = [word for word in words if word.isdigit() and len(word.lstrip(b"0")) <= _MAX_DIGITS]
     return _parse(b" ".join(numbers)), len(words) - len(numbers)
 
 

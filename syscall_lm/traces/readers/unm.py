@@ -34,7 +34,7 @@ NOISE = frozenset({BLANK})
 NUMBERINGS = ["A", "B"]
 _LOADER = {4: "open", 2: "read", 66: "mmap"}  # SunOS 4's dynamic loader; a number is a position in its mapping
 _BEGINNINGS = {"A": tuple(_LOADER), "B": tuple(number + 1 for number in _LOADER)}
-_PAIR = re.compile(rb"[ \t]*\d{1,9}[ \t]+\d{1,9}[ \t]*", re.ASCII)
+_PAIR = re.compile(rb"[ \t]*0*\d{1,9}[ \t]+0*\d{1,9}[ \t]*", re.ASCII)
 
 
 def recognises(name: str, head: bytes) -> bool:
@@ -102,12 +102,7 @@ def read(source: Source, vocabulary: Vocabulary, options: Options, counters: Cou
     """
     runs = _Runs(source, vocabulary, options, counters)
     for block in line_blocks(source.stream, counters):
-        pairs = list(filter(_PAIR.fullmatch, block))
-        if len(pairs) < len(block):
-            blank = sum(not line.strip() for line in block)
-            counters.skipped[BLANK] += blank
-            counters.skipped[NOT_A_PAIR] += len(block) - len(pairs) - blank
-        values = numbers.integers(b"\n".join(pairs))[0].reshape(-1, 2)
+        values = _pairs(block, counters)
         values = values[numbers.drop_large(values[:, 1], counters)]
         if len(values) == 0:
             continue
@@ -115,6 +110,34 @@ def read(source: Source, vocabulary: Vocabulary, options: Options, counters: Cou
         for start, end in zip(starts, [*starts[1:], len(values)], strict=True):
             yield from runs.extend(int(values[start, 0]), values[start:end, 1])
     yield from runs.finish()
+
+
+def _pairs(block: list[bytes], counters: Counters) -> np.ndarray:
+    """int64 `[n, 2]`: the lines that are pairs; the others are counted as skipped."""
+    text = b"\n".join(block)
+    if _all_pairs(text):
+        found = numbers.integers(text)[0]
+        if len(found) == 2 * len(block):  # none had too many digits
+            return found.reshape(-1, 2)
+    pairs = list(filter(_PAIR.fullmatch, block))
+    if len(pairs) < len(block):
+        blank = sum(not line.strip() for line in block)
+        counters.skipped[BLANK] += blank
+        counters.skipped[NOT_A_PAIR] += len(block) - len(pairs) - blank
+    return numbers.integers(b"\n".join(pairs))[0].reshape(-1, 2)
+
+
+def _all_pairs(text: bytes) -> bool:
+    """Whether each line is two numbers and blanks, found for all lines together."""
+    if text.translate(None, numbers.DIGITS + b" \t\n"):
+        return False
+    characters = np.frombuffer(text + b"\n", np.uint8)
+    digit = characters > ord(" ")
+    starts = np.flatnonzero(digit & ~np.append(False, digit[:-1]))
+    ends = np.flatnonzero(characters == ord("\n"))
+    if len(starts) != 2 * len(ends):
+        return False
+    return bool((starts[1::2] < ends).all() and (ends[:-1] < starts[2::2]).all())
 
 
 class _Runs:

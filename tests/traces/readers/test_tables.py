@@ -9,6 +9,8 @@ import random
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.traces import columns, csv_rows, parquet_stream
@@ -137,6 +139,18 @@ def test_lines_of_traces(read):
     assert names == [["number 15", "number 18", "number 18"], ["number 1"]]
     assert [(trace.label, trace.family) for trace in traces] == [("attack", "AdWare"), ("normal", "Clean")]
     assert counters.skipped == {awsctd.NOT_A_TRACE: 2, awsctd.BLANK: 1}
+
+
+@given(
+    st.lists(st.sampled_from(["1", "18", "007", "0000000000003", "99999", "70000", "123456", "", " 2", "x"]), min_size=1),
+    st.sampled_from(["Clean", "Ad Ware", "", "9", "a,b"]),
+)
+def test_a_plain_line_of_awsctd_is_read_as_its_expression_would(read, numbers, family):
+    line = ",".join([*numbers, family]).encode()
+    traces, counters, names = read("awsctd", line)
+    spaced = read("awsctd", b" " + line)  # which is not plain
+    assert names == spaced[2] and [trace.family for trace in traces] == [trace.family for trace in spaced[0]]
+    assert counters.skipped == spaced[1].skipped
 
 
 def test_prose_is_not_taken_for_traces():

@@ -69,6 +69,22 @@ def test_what_is_no_pair_is_counted():
     assert counters.unknown == {"number 150": 1}
 
 
+line_likes = st.sampled_from(
+    ["1 2", "1 3", "2 2", "1  2", "01 2", "1 0000000000003", " 1 2", "12 ", "1", "1 2 3", "", " ", "1 1234567890"]
+)
+
+
+@given(st.lists(line_likes, min_size=1))
+def test_plain_lines_are_read_as_each_line_would_be(found):
+    """A line that is no pair makes the reader look at each line of its block."""
+    traces, counters = read("".join(f"{line}\n" for line in found).encode())
+    looked_at, skipped = read("".join(f"{line}\n" for line in [*found, "x"]).encode())
+    assert [(t.pid, t.calls.tolist()) for t in traces] == [(t.pid, t.calls.tolist()) for t in looked_at]
+    assert counters.skipped + collections.Counter({unm.NOT_A_PAIR: 1}) == skipped.skipped
+    each = [unm._PAIR.fullmatch(line.encode()) is not None for line in found]
+    assert counters.calls == sum(each)
+
+
 @settings(deadline=None)
 @given(st.one_of(st.binary(), st.text("0123456789 \n-x").map(str.encode)), st.sampled_from("AB"))
 def test_arbitrary_bytes_are_counted_and_never_raise(data, numbering):
