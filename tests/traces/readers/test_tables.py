@@ -142,7 +142,9 @@ def test_lines_of_traces(read):
 
 
 @given(
-    st.lists(st.sampled_from(["1", "18", "007", "0000000000003", "99999", "70000", "123456", "", " 2", "x"]), min_size=1),
+    st.lists(
+        st.sampled_from(["1", "18", "007", "0000000000003", "99999", "70000", "123456", "", " 2", "x"]), min_size=1
+    ),
     st.sampled_from(["Clean", "Ad Ware", "", "9", "a,b"]),
 )
 def test_a_plain_line_of_awsctd_is_read_as_its_expression_would(read, numbers, family):
