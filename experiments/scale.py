@@ -14,10 +14,7 @@ import json
 import os
 import pathlib
 import re
-import subprocess
-import sys
 import tempfile
-import time
 from typing import Any
 
 import numpy as np
@@ -26,7 +23,7 @@ from absl import flags
 
 from syscall_lm import files
 from syscall_lm.errors import SyscallLMError
-from syscall_lm.experiments import command, provenance
+from syscall_lm.experiments import command, provenance, watching
 from syscall_lm.traces.archive import TraceArchive, TraceArchiveWriter
 from syscall_lm.traces.trace import Trace
 
@@ -88,42 +85,18 @@ def measure(engine: str, archive: pathlib.Path) -> dict[str, float]:
     scores = archive.with_suffix(".scores")
     arguments = [f"--model={MODEL.value}", f"--archive={archive}", f"--output={scores}", "--top=0"]
     name, _, workers = engine.partition(":")
-    arguments += [f"--engine={name}", f"--workers={workers or 0}"]
-    started = time.monotonic()
-    with tempfile.TemporaryFile() as told:
-        child = subprocess.Popen([sys.executable, "-m", "syscall_lm.experiments", "score", *arguments], stdout=told)
-        peak = 0.0
-        while child.poll() is None:
-            peak = max(peak, memory(child.pid))
-            time.sleep(0.2)
-        seconds = time.monotonic() - started
-        told.seek(0)
-        speed = re.search(r"([\d,]+) calls/s", told.read().decode())
+    run = watching.run(["score", *arguments, f"--engine={name}", f"--workers={workers or 0}"])
+    speed = re.search(r"([\d,]+) calls/s", run.output)
     scores.unlink(missing_ok=True)
-    if child.returncode or speed is None:
-        raise SyscallLMError(f"{archive}: `score` with {engine} failed with exit code {child.returncode}")
+    if run.exit_code or speed is None:
+        raise SyscallLMError(
+            f"{archive}: `score` with {engine} failed with exit code {run.exit_code} ({run.output.strip()[-200:]})"
+        )
     return {
-        "seconds": round(seconds, 1),
+        "seconds": round(run.seconds, 1),
         "calls_per_second": int(speed[1].replace(",", "")),
-        "peak_memory_mib": round(peak),
+        "peak_memory_mib": round(run.peak_memory_mib),
     }
-
-
-def memory(pid: int) -> float:
-    """MiB that a process and its descendants hold now; of pages that several share each counts its part (proc(5))."""
-    parents, sizes = {}, {}
-    for path in pathlib.Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-            lines = (path / "smaps_rollup").read_text().splitlines()
-            sizes[int(path.name)] = next(int(line.split()[1]) / 1024 for line in lines if line.startswith("Pss:"))
-        except (OSError, StopIteration):  # it has ended, or is another user's
-            continue
-
-    def descends(other: int) -> bool:
-        return other == pid or (other in parents and descends(parents[other]))
-
-    return sum(size for other, size in sizes.items() if descends(other))
 
 
 def table(result: dict) -> str:

@@ -105,7 +105,7 @@ class WindowPrediction:
         go = shape.vocabulary_size
         self._train, self._held_out = (Windows(s, recipe.length, recipe.stride, go) for s in (train, held_out))
         self._known = np.unique(np.append(train.calls.astype(np.int64), go))  # held-out traces may hold other calls
-        self.gather = self._train.gather
+        self.gather = self._train.gather_merged
         self._judge = jax.jit(self._judge_members, static_argnums=2)
 
     @property
@@ -122,9 +122,9 @@ class WindowPrediction:
         del params
 
     def plans(self, epoch: int) -> Iterable[np.ndarray]:
-        """See `loop.Objective`: all windows in random order; the last minibatch is filled up with empty ones."""
+        """See `loop.Objective`: all windows in random order, `Windows.merged` within each minibatch."""
         rng = np.random.default_rng([self._recipe.seed, epoch])
-        return in_batches(rng.permutation(len(self._train)), self._recipe.minibatch_windows)
+        return map(self._train.merged, in_batches(rng.permutation(len(self._train)), self._recipe.minibatch_windows))
 
     def loss(
         self, params: Params, key: Array, carry: None, batch: Batch
@@ -187,13 +187,14 @@ class WindowPrediction:
 
     def _sums(self, params: Params, batch: Batch, known: np.ndarray | None = None) -> dict[str, Array]:
         nll, right = judge(self._model.logits(params, batch, known), batch)
-        whole = batch.mask.all(0)  # a window cut off by its trace's end is no window in the paper's sense
+        times = batch.mask.astype(jnp.float32)  # how often each call counts
+        whole = times.min(0)  # a window cut off by its trace's end is no window in the paper's sense
         return {
-            "nll": jnp.where(batch.mask, nll, 0).sum(),
-            "calls": batch.mask.sum().astype(jnp.float32),
-            "calls_right": (right & batch.mask).sum().astype(jnp.float32),
-            "windows": whole.sum().astype(jnp.float32),
-            "windows_right": (right.all(0) & whole).sum().astype(jnp.float32),
+            "nll": (times * nll).sum(),
+            "calls": times.sum(),
+            "calls_right": (times * right).sum(),
+            "windows": whole.sum(),
+            "windows_right": (whole * right.all(0)).sum(),
         }
 
 
@@ -215,7 +216,7 @@ def judge(logits: Array, batch: Batch) -> tuple[Array, Array]:
       negative log-likelihoods in nats, and whether the call is the most probable one, each `[L, B]`; both mean nothing
       where the batch is masked.
     """
-    targets = jnp.where(batch.mask, batch.calls, 0)
+    targets = jnp.where(batch.mask != 0, batch.calls, 0)
     chosen = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
     # The log-sum-exp by hand: `jax.nn.logsumexp` looks for the highest a second time.
     highest = jax.lax.stop_gradient(logits.max(-1))

@@ -1,5 +1,7 @@
 """The window models learn through the same loop, are measured as the paper measures them, and resume exactly."""
 
+import collections
+
 import jax
 import numpy as np
 import pytest
@@ -92,13 +94,14 @@ def test_accuracy_is_that_of_greedy_decoding(traces):
 def test_gradients_found_by_parts_are_those_of_the_whole_minibatch(traces, monkeypatch):
     objective = window_training.WindowPrediction(shape("encoder-decoder"), recipe(), traces, traces)
     params = objective.initialise(jax.random.key(0))
-    batch = objective.gather(np.append(np.arange(15), -1))  # the last window is an empty one
+    numbers = np.append(np.arange(15), -1)  # the last window is an empty one
+    batch = objective.gather(np.stack([numbers, numbers % 3 + 1]))
     found = {}
     for part_calls in (10**6, 12):
         monkeypatch.setattr(window_training, "PART_CALLS", part_calls)
         gradient = jax.jit(jax.grad(objective.loss, has_aux=True))
         found[part_calls], (sums, _) = gradient(params, jax.random.key(0), None, batch)
-        assert sums["calls"] == batch.mask.sum() and 0 < sums["windows"] <= 15
+        assert sums["calls"] == batch.mask.sum() and 0 < sums["windows"] <= 30
     for a, b in zip(*map(jax.tree.leaves, found.values()), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
@@ -120,12 +123,42 @@ def test_members_trained_together_equal_members_trained_alone(model, traces):
             np.testing.assert_allclose(a[place], b[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("model", shapes.WINDOW_MODELS)
+def test_a_minibatch_with_equal_windows_merged_is_the_same_minibatch(model, traces):
+    objective = window_training.WindowPrediction(shape(model), recipe(), traces, traces)
+    windows = Windows(traces, L, recipe().stride, V)
+    numbers = np.repeat(np.arange(12), np.arange(12) % 4)
+    params = objective.initialise(jax.random.key(0))
+    loss = jax.jit(jax.value_and_grad(objective.loss, has_aux=True))
+    merged = loss(params, jax.random.key(0), None, objective.gather(windows.merged(numbers)))
+    (value, (sums, _)), gradient = loss(params, jax.random.key(0), None, windows.gather(numbers))
+    (merged_value, (merged_sums, _)), merged_gradient = merged
+    np.testing.assert_allclose(merged_value, value, rtol=1e-6)
+    np.testing.assert_allclose(merged_sums.pop("nll"), sums.pop("nll"), rtol=1e-6)
+    assert merged_sums == sums and sums["windows"] > 0
+    for a, b in zip(jax.tree.leaves(merged_gradient), jax.tree.leaves(gradient), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
 def test_every_window_is_learned_from_once_an_epoch(traces):
     objective = window_training.WindowPrediction(shape("autoencoder"), recipe(), traces, traces)
-    epochs = [np.concatenate(list(objective.plans(epoch))) for epoch in range(2)]
+    windows = Windows(traces, L, recipe().stride, V)
+    expected = contents(windows.gather(np.arange(len(windows))), np.ones(len(windows), int))
+    epochs = [list(objective.plans(epoch)) for epoch in range(2)]
     for plans in epochs:
-        assert sorted(plans[plans >= 0]) == list(range(objective.windows[0]))
-    assert not np.array_equal(*epochs)
+        learned = sum((contents(windows.gather(plan[0]), plan[1]) for plan in plans), collections.Counter())
+        assert learned == expected
+    assert contents(windows.gather(epochs[0][0][0]), epochs[0][0][1]) != contents(
+        windows.gather(epochs[1][0][0]), epochs[1][0][1]
+    )
+
+
+def contents(batch, times):
+    """How often windows of each content occur."""
+    found = collections.Counter()
+    for column, number in zip(np.concatenate(batch).T, times, strict=True):
+        found[tuple(column)] += int(number)
+    return +found
 
 
 def test_what_makes_no_sense_is_refused(traces):

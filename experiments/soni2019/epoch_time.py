@@ -62,7 +62,7 @@ class Contender:
         self._state, self._step = loop.begin(objective, [0], recipe, recipe.epochs * len(plans))
         self._calls_a_step = float(np.mean(calls))
         self.seconds: list[float] = []
-        for plan in self._plans[:WARM_UP]:
+        for plan in self._plans:  # of some numbers of lanes, each of which is compiled
             self._run(plan)
         self.seconds.clear()
 

@@ -14,13 +14,16 @@ from syscall_lm.traces.trace import Sequences
 from syscall_lm.types import HostArray
 
 
+MULTIPLE = 16  # of windows in a minibatch whose equal windows are merged
+
+
 class Batch(NamedTuple):
     """B windows with what stands before them, each `[L, B]`.
 
     Attributes:
       before: int32, the L calls before the window; GO where the trace had not begun.
       calls: int32, the window's own calls; GO where the trace has ended.
-      mask: bool, false where the trace has ended.
+      mask: bool, false where the trace has ended; or int32, how often a call counts where equal windows are merged.
     """
 
     before: HostArray
@@ -81,6 +84,32 @@ class Windows:
 
     def _read(self, positions: np.ndarray, exists: np.ndarray) -> np.ndarray:
         return np.where(exists, self._calls[np.where(exists, positions, -1)], np.int32(self._go))
+
+
+    def merged(self, numbers: np.ndarray, multiple: int = MULTIPLE) -> np.ndarray:
+        """Of equal windows one, and how often it occurs: what a minibatch says of them is the same, so it is said once.
+
+        Args:
+          numbers: int `[B]`, of windows; -1 is an empty one.
+          multiple: of how many windows the result is, so that few numbers of them occur.
+
+        Returns:
+          int `[2, B']`: numbers of windows that differ, in the order in which they first came, and how often each
+          occurs; then -1 and 0.
+        """
+        columns = np.concatenate(self.gather(numbers)).T  # [B, 3 L]
+        rows = np.ascontiguousarray(columns).view(np.dtype((np.void, columns.itemsize * columns.shape[1])))[:, 0]
+        _, first, times = np.unique(rows, return_index=True, return_counts=True)
+        order = np.argsort(first)
+        found = np.stack([np.asarray(numbers)[first[order]], times[order]])
+        found = found[:, found[0] >= 0]
+        padding = max(multiple, -(-found.shape[1] // multiple) * multiple) - found.shape[1]
+        return np.concatenate([found, np.tile([[-1], [0]], padding)], axis=1)
+
+    def gather_merged(self, plan: np.ndarray) -> Batch:
+        """The windows of what `merged` gives, or of some of its columns; their mask tells how often they count."""
+        batch = self.gather(plan[0])
+        return batch._replace(mask=np.where(batch.mask, plan[1], 0).astype(np.int32))
 
 
 def in_batches(numbers: np.ndarray, size: int) -> Iterator[np.ndarray]:

@@ -1,3 +1,4 @@
+import json
 import pathlib
 import subprocess
 import sys
@@ -64,3 +65,14 @@ def test_adfa_ld_from_the_original_zip(tmp_path, shared_data):
         assert row in done.stdout
     archive = TraceArchive(tmp_path / "x.parquet")
     assert archive.num_traces == 5951 and len(archive.vocabulary.names) == 341
+
+
+def test_hostile_captures_end_as_they_must(tmp_path, commands):
+    """The quick ones; the command `hostile` runs them all."""
+    chosen = "--cases=links,truncated,empty,torn,mixed,footer,half garbage"
+    done = commands("hostile", {"": [f"--output={tmp_path}", f"--scratch={tmp_path}", chosen]})[""]
+    assert done.code == 0, done.err
+    rows = json.loads((tmp_path / "hostile.json").read_text())["rows"]
+    assert [row["exit_code"] for row in rows if row["case"] == "empty"] == [2] and len(rows) == 7
+    assert not any(row["wrong"] for row in rows)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hostile.json", "hostile.md"]

@@ -61,3 +61,20 @@ def test_empty_windows_fill_the_last_batch():
 def test_windows_without_calls_are_refused(length, stride):
     with pytest.raises(SyscallLMError, match="at least 1"):
         Windows(Sequences.from_list([[1]]), length, stride, GO)
+
+
+@given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=6), min_size=1), st.data())
+def test_merged_windows_are_the_windows_and_how_often_each_occurs(traces, data):
+    windows = Windows(Sequences.from_list(traces), 2, 1, GO)
+    numbers = np.array(data.draw(st.lists(st.integers(-1, len(windows) - 1), min_size=1)))
+    merged = windows.merged(numbers, multiple=4)
+    assert merged.shape[1] % 4 == 0 and merged.shape[1] - 4 < max(1, len(numbers))
+    assert (merged[1] >= 0).all() and ((merged[0] >= 0) == (merged[1] > 0)).all()
+    kept = merged[0][merged[0] >= 0]
+    assert kept.tolist() == [number for number in dict.fromkeys(numbers.tolist()) if number in kept]
+    columns = [np.concatenate(windows.gather(some)).T.tolist() for some in (numbers[numbers >= 0], kept)]
+    assert len({tuple(column) for column in columns[1]}) == len(kept)
+    assert [columns[0].count(column) for column in columns[1]] == merged[1][: len(kept)].tolist()
+    assert merged[1].sum() == (numbers >= 0).sum()
+    batch = windows.gather_merged(merged)
+    assert (batch.mask == windows.gather(merged[0]).mask * merged[1]).all()
