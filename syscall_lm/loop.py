@@ -23,9 +23,10 @@ from syscall_lm import cpu, processes
 from syscall_lm.checkpoints import Checkpoints
 from syscall_lm.errors import Interrupted, SyscallLMError
 from syscall_lm.mesh import Mesh
-from syscall_lm.types import Array, Params
+from syscall_lm.types import Array, HostArray, Params
 
 SCHEDULES = ("constant", "cosine")
+Origin = tuple[HostArray, HostArray]  # of all that is random: the seed's key data, uint32 [2]; member numbers [M]
 STEPS_A_REPORT = 16  # reading the loss waits for the devices, so it is read now and then
 
 
@@ -228,22 +229,26 @@ def begin(
     mesh = mesh or Mesh(len(member_numbers))
     optimizer = _optimizer(optimisation, total_steps)
 
-    def keys() -> Array:
-        seed = jax.random.key(optimisation.seed)
-        return jax.vmap(lambda number: jax.random.fold_in(seed, number))(np.array(member_numbers))
-
-    initial = _initial_state(objective, keys, optimizer, mesh)
+    # Arguments of the programs, not constants in them: those of one seed serve every other.
+    origin = np.asarray(jax.random.key_data(jax.random.key(optimisation.seed))), np.array(member_numbers)
+    initial = _initial_state(objective, origin, optimizer, mesh)
     compiled = jax.jit(
-        _make_step(objective, optimizer, keys, mesh),
+        _make_step(objective, optimizer, mesh),
         donate_argnums=0,
         static_argnames="lanes",
         out_shardings=_layout(initial, mesh),
     )
 
     def step(state: dict[str, Any], plan: np.ndarray) -> dict[str, Any]:
-        return compiled(state, mesh.feed(objective.gather, plan), lanes=plan.shape[-1])
+        return compiled(state, mesh.feed(objective.gather, plan), origin, lanes=plan.shape[-1])
 
     return initial, step
+
+
+def _keys(origin: Origin) -> Array:
+    """The members' keys `[M]`."""
+    key_data, numbers = origin
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.wrap_key_data(key_data), numbers)
 
 
 def _optimizer(optimisation: Optimisation, total_steps: int) -> optax.GradientTransformation:
@@ -254,12 +259,12 @@ def _optimizer(optimisation: Optimisation, total_steps: int) -> optax.GradientTr
 
 
 def _initial_state(
-    objective: Objective, keys: Callable[[], Array], optimizer: optax.GradientTransformation, mesh: Mesh
+    objective: Objective, origin: Origin, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> dict[str, Any]:
     """Everything that the next step depends on; arrays of members have a leading axis M."""
 
-    def build() -> dict[str, Any]:
-        params = jax.vmap(objective.initialise)(keys())
+    def build(origin: Origin) -> dict[str, Any]:
+        params = jax.vmap(objective.initialise)(_keys(origin))
         members = mesh.members
         state = {
             "params": params,
@@ -275,7 +280,7 @@ def _initial_state(
         carry = jax.vmap(objective.initial_carry)(params)
         return state if carry is None else {**state, "carry": mesh.padded(carry)}
 
-    return jax.jit(build, out_shardings=_layout(jax.eval_shape(build), mesh))()
+    return jax.jit(build, out_shardings=_layout(jax.eval_shape(build, origin), mesh))(origin)
 
 
 def _layout(state: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
@@ -302,11 +307,11 @@ def _portable(
 
 
 def _make_step(
-    objective: Objective, optimizer: optax.GradientTransformation, keys: Callable[[], Array], mesh: Mesh
+    objective: Objective, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> Callable[..., dict[str, Any]]:
     """One step of all members: forward, backward, clip, Adam."""
 
-    def step(state: dict[str, Any], batch: Any, lanes: int) -> dict[str, Any]:
+    def step(state: dict[str, Any], batch: Any, origin: Origin, lanes: int) -> dict[str, Any]:
         def member(params, opt_state, key, carry, batch):
             key = jax.random.fold_in(key, state["step"])
             gradients, (sums, carry) = jax.grad(objective.loss, has_aux=True)(params, key, carry, batch)
@@ -314,7 +319,7 @@ def _make_step(
                 updates, opt_state = optimizer.update(gradients, opt_state, params)
                 return (optax.apply_updates(params, updates), opt_state), sums, carry
 
-        stacked = state["params"], state["optimizer"], keys()
+        stacked = state["params"], state["optimizer"], _keys(origin)
         (params, opt_state), sums, carry = mesh.over_members(
             member, *stacked, carry=state.get("carry"), batch=batch, lanes=lanes
         )

@@ -55,8 +55,9 @@ def compiled_step():
     objective = training.LanguageModelling(lstm.Shape(V, 6), recipe, TRACES, TRACES)
     state, _ = loop.begin(objective, [0, 1], recipe, 10, mesh)
     plan = next(iter(objective.plans(0)))
-    step = loop._make_step(objective, loop._optimizer(recipe, 10), lambda: jax.random.split(jax.random.key(0)), mesh)
-    lowered = jax.jit(step, static_argnames="lanes").lower(state, mesh.feed(objective.gather, plan), lanes=16)
+    step = loop._make_step(objective, loop._optimizer(recipe, 10), mesh)
+    origin = np.zeros(2, np.uint32), np.arange(2)
+    lowered = jax.jit(step, static_argnames="lanes").lower(state, mesh.feed(objective.gather, plan), origin, lanes=16)
     return lowered.compile().as_text()
 
 

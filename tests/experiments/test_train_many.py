@@ -17,6 +17,7 @@ from syscall_lm.traces.vocabulary import Vocabulary
 
 # 7 lanes, which 2 processes share as 4 and 3.
 SMALL = ["--members=1x6", "--epochs=5", "--minibatch_calls=112", "--steps=16", "--checkpoint_seconds=0"]
+TO_THE_END = ["--cpu_devices=1", "--checkpoint_seconds=1000"]  # a checkpoint a step takes longer than the steps
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_if_the_process_that_the_others_meet_at_is_killed_they_leave_too(archive
 
 
 def test_a_killed_process_ends_the_other_and_another_number_goes_on(archive, tmp_path):
-    whole = start(archive, tmp_path / "whole", "--cpu_devices=1")
+    whole = start(archive, tmp_path / "whole", *TO_THE_END)
     _, errors = whole.communicate(timeout=200)
     assert whole.returncode == 0, errors
 
@@ -86,7 +87,7 @@ def test_a_killed_process_ends_the_other_and_another_number_goes_on(archive, tmp
     _, errors = alone.communicate(timeout=100)
     assert alone.returncode == 75 and "asked to stop after step" in errors and "Traceback" not in errors, errors
 
-    last = start(archive, model, "--cpu_devices=3")
+    last = start(archive, model, *TO_THE_END, "--cpu_devices=3")
     out, errors = last.communicate(timeout=200)
     assert last.returncode == 0 and "data=3" in out, errors
     np.testing.assert_allclose(losses(model), losses(tmp_path / "whole"), rtol=1e-5)
