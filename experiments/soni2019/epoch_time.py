@@ -7,8 +7,9 @@ The second line does the same on a GPU; it was not measured. The paper prints 18
 230, 460 and 610 ms (autoencoder) without saying on what; some 140,000 windows in 0.4 seconds are 3.8 million calls a
 second, so perhaps its unit is another one than an epoch.
 
-Times --steps steps of training for each model, in --rounds rounds in which all take turns; the median step times the
-steps of an epoch is the time of an epoch. That leaves out compilation and the held-out windows. In the same rounds run
+Times --steps steps of training for each model, in --rounds rounds in which all take turns; the median turn's share of a
+step times the steps of an epoch is the time of an epoch. That leaves out compilation and the held-out windows, and
+counts what the host does for a minibatch. In the same rounds run
 language models of the same H and the same calls a minibatch, without dropout, and one with the default recipe. A call
 counts when it is predicted: L a window, though windows of stride 2 predict most calls L / 2 times.
 
@@ -56,25 +57,25 @@ class Contender:
 
     def __init__(self, objective: loop.Objective, recipe: loop.Optimisation):
         plans = list(objective.plans(0))
-        calls = [int(objective.gather(plan).mask.sum()) for plan in plans[: WARM_UP + STEPS.value]]
         self.steps_an_epoch = len(plans)
-        self._plans = list(itertools.islice(itertools.cycle(plans), WARM_UP + STEPS.value))
+        self._plans = (plan for epoch in itertools.count(1) for plan in objective.plans(epoch))
         self._state, self._step = loop.begin(objective, [0], recipe, recipe.epochs * len(plans))
-        self._calls_a_step = float(np.mean(calls))
-        self.seconds: list[float] = []
-        for plan in self._plans:  # of some numbers of lanes, each of which is compiled
-            self._run(plan)
-        self.seconds.clear()
+        for plan in {plan.shape: plan for plan in plans}.values():  # each is compiled
+            for _ in range(WARM_UP):
+                self._state = jax.block_until_ready(self._step(self._state, plan))
+        self._calls = float(self._state["sums"]["calls"][0])
+        self.seconds: list[float] = []  # of a turn
+        self.calls: list[float] = []
 
     def turn(self) -> None:
-        """Makes `--steps` steps, each from the host's arrays to the new parameters."""
-        for plan in self._plans[WARM_UP:]:
-            self._run(plan)
-
-    def _run(self, plan: np.ndarray) -> None:
+        """Makes `--steps` steps, as `train` does: the host prepares the next while the devices are at one."""
         started = time.perf_counter()
-        self._state = jax.block_until_ready(self._step(self._state, plan))
+        for plan in itertools.islice(self._plans, STEPS.value):
+            self._state = self._step(self._state, plan)
+        jax.block_until_ready(self._state)
         self.seconds.append(time.perf_counter() - started)
+        before, self._calls = self._calls, float(self._state["sums"]["calls"][0])
+        self.calls.append(self._calls - before)
 
     @property
     def params(self) -> Any:
@@ -83,13 +84,13 @@ class Contender:
 
     def figures(self) -> dict[str, Any]:
         """What was measured."""
-        step = float(np.median(self.seconds))
+        steps = np.array(self.seconds) / STEPS.value
         return {
-            "seconds_per_step": step,
-            "quartiles": np.quantile(self.seconds, [0.25, 0.75]).tolist(),
+            "seconds_per_step": float(np.median(steps)),
+            "quartiles": np.quantile(steps, [0.25, 0.75]).tolist(),
             "steps_an_epoch": self.steps_an_epoch,
-            "seconds_per_epoch": step * self.steps_an_epoch,
-            "calls_per_second": self._calls_a_step / step,
+            "seconds_per_epoch": float(np.median(steps)) * self.steps_an_epoch,
+            "calls_per_second": float(np.median(np.array(self.calls) / self.seconds)),
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(self.params)),
         }
 

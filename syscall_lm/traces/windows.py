@@ -4,6 +4,7 @@ A window is a number, the position of its first call; what it holds is looked up
 calls are stored once and not L times.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from syscall_lm.traces.trace import Sequences
 from syscall_lm.types import HostArray
 
 
-MULTIPLE = 16  # of windows in a minibatch whose equal windows are merged
+MULTIPLE = 8  # of windows in a minibatch whose equal windows are merged
 
 
 class Batch(NamedTuple):
@@ -97,14 +98,22 @@ class Windows:
           int `[2, B']`: numbers of windows that differ, in the order in which they first came, and how often each
           occurs; then -1 and 0.
         """
-        columns = np.concatenate(self.gather(numbers)).T  # [B, 3 L]
-        rows = np.ascontiguousarray(columns).view(np.dtype((np.void, columns.itemsize * columns.shape[1])))[:, 0]
-        _, first, times = np.unique(rows, return_index=True, return_counts=True)
+        numbers = np.asarray(numbers)
+        numbers = numbers[numbers >= 0]
+        _, first, times = np.unique(self._keys[numbers], return_index=True, return_counts=True)
         order = np.argsort(first)
-        found = np.stack([np.asarray(numbers)[first[order]], times[order]])
-        found = found[:, found[0] >= 0]
+        found = np.stack([numbers[first[order]], times[order]])
         padding = max(multiple, -(-found.shape[1] // multiple) * multiple) - found.shape[1]
         return np.concatenate([found, np.tile([[-1], [0]], padding)], axis=1)
+
+    @functools.cached_property
+    def _keys(self) -> np.ndarray:
+        """uint64 `[W]`, equal for equal windows, and for two that differ with a probability of 2^-64."""
+        weights = np.random.default_rng(0).integers(0, 2**64, (3 * self.length, 1), np.uint64)
+        keys = [np.zeros(0, np.uint64)]
+        for some in np.array_split(np.arange(len(self)), -(-len(self) // 2**14) or 1):
+            keys.append((np.concatenate(self.gather(some)).astype(np.uint64) * weights).sum(0, np.uint64))
+        return np.concatenate(keys)
 
     def gather_merged(self, plan: np.ndarray) -> Batch:
         """The windows of what `merged` gives, or of some of its columns; their mask tells how often they count."""
