@@ -197,7 +197,9 @@ def _giant_row(path: pathlib.Path) -> None:
 
 
 def _endless_groups(path: pathlib.Path) -> None:
-    table = pa.table({"pid": pa.nulls(10**7, pa.int64()).fill_null(0), "call": pa.nulls(10**7, pa.int64()).fill_null(3)})
+    table = pa.table(
+        {"pid": pa.nulls(10**7, pa.int64()).fill_null(0), "call": pa.nulls(10**7, pa.int64()).fill_null(3)}
+    )
     with pq.ParquetWriter(path, table.schema, compression="zstd") as writer:
         for _ in range(100):
             writer.write_table(table, row_group_size=10**7)

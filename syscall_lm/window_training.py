@@ -20,6 +20,7 @@ from syscall_lm.traces.windows import Batch, Windows, in_batches
 from syscall_lm.types import Array, Params
 
 HELD_OUT_BATCH = 512
+MERGED_MULTIPLE = 8  # of windows that a minibatch on a CPU has once equal ones are merged
 PART_CALLS = 2048  # on a CPU: what a part of a minibatch leaves in memory is reused by the next, and never given back
 
 # Chosen by the held-out loss of normal traces (experiments/soni2019/train.py).
@@ -123,8 +124,11 @@ class WindowPrediction:
 
     def plans(self, epoch: int) -> Iterable[np.ndarray]:
         """See `loop.Objective`: all windows in random order, `Windows.merged` within each minibatch."""
-        rng = np.random.default_rng([self._recipe.seed, epoch])
-        return map(self._train.merged, in_batches(rng.permutation(len(self._train)), self._recipe.minibatch_windows))
+        rng, size = np.random.default_rng([self._recipe.seed, epoch]), self._recipe.minibatch_windows
+        # Each number of windows is a program to compile. A GPU is hardly sooner done with fewer of them.
+        multiple = MERGED_MULTIPLE if jax.default_backend() == "cpu" else size
+        batches = in_batches(rng.permutation(len(self._train)), size)
+        return (self._train.merged(numbers, multiple) for numbers in batches)
 
     def loss(
         self, params: Params, key: Array, carry: None, batch: Batch

@@ -130,7 +130,7 @@ def test_a_minibatch_with_equal_windows_merged_is_the_same_minibatch(model, trac
     numbers = np.repeat(np.arange(12), np.arange(12) % 4)
     params = objective.initialise(jax.random.key(0))
     loss = jax.jit(jax.value_and_grad(objective.loss, has_aux=True))
-    merged = loss(params, jax.random.key(0), None, objective.gather(windows.merged(numbers)))
+    merged = loss(params, jax.random.key(0), None, objective.gather(windows.merged(numbers, 8)))
     (value, (sums, _)), gradient = loss(params, jax.random.key(0), None, windows.gather(numbers))
     (merged_value, (merged_sums, _)), merged_gradient = merged
     np.testing.assert_allclose(merged_value, value, rtol=1e-6)

@@ -16,7 +16,7 @@ counts when it is predicted: L a window, though windows of stride 2 predict most
 Latency is the time from a call to its answer, in as many rounds in which all models and ways take turns: `push` of a
 stream with carried state, `push` of a detector's watch (which also judges each window), and a model that reads the
 call's whole window anew. Beside the median of all stand the lowest and the highest median of a round: differences
-within that range mean nothing. Less than three minutes on two cores.
+within that range mean nothing. Less than five minutes on two cores.
 """
 
 import itertools
@@ -44,8 +44,8 @@ from syscall_lm.window_scoring import WindowScorer
 
 ARCHIVE = flags.DEFINE_string("archive", None, "trace archive to learn from", required=True)
 OUTPUT = flags.DEFINE_string("output", "results/soni2019", "directory for epoch_time.json")
-ROUNDS = flags.DEFINE_integer("rounds", 5, "in which all models take turns", lower_bound=1)
-STEPS = flags.DEFINE_integer("steps", 8, "of each model in a round", lower_bound=1)
+ROUNDS = flags.DEFINE_integer("rounds", 20, "in which all models take turns", lower_bound=1)
+STEPS = flags.DEFINE_integer("steps", 12, "of each model in a round", lower_bound=1)
 LENGTHS = flags.DEFINE_list("lengths", [str(length) for length in settings.LENGTHS], "L, calls in a window")
 PUSHES = flags.DEFINE_integer("pushes", 2000, "calls of a stream, in all rounds together", lower_bound=1)
 

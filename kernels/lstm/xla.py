@@ -13,6 +13,9 @@ import jax.numpy as jnp
 from syscall_lm.kernels.projection import weight_gradient
 
 
+UNROLLED = 10  # steps; a scan as short as that is written out, which saves a fortieth of a window's training
+
+
 @jax.custom_vjp
 def lstm(x, w_hh, reset, carry):
     """See `api.lstm`."""
@@ -60,7 +63,7 @@ def _forward(x, w_hh, reset, carry):
         c, h = _cell(tanh_gates, c_before)
         return (c, h), (h, factors(tanh_gates, c_before, c, keep))
 
-    after, (h, saved) = jax.lax.scan(step, carry, (x, reset))
+    after, (h, saved) = jax.lax.scan(step, carry, (x, reset), unroll=len(x) <= UNROLLED)
     return (h, after), (h, saved, w_hh, reset, carry[1])
 
 
@@ -109,7 +112,9 @@ def backward(saved, gradients):
         dgates = slopes * jnp.concatenate([dc, dc, dc, dh], -1)
         return (dc * c_by_before, (dgates @ w_hh_transposed) * keep), dgates
 
-    before, dx = jax.lax.scan(step, (dc_last, dh_last), (dh_out, factors, keep), reverse=True)
+    before, dx = jax.lax.scan(
+        step, (dc_last, dh_last), (dh_out, factors, keep), reverse=True, unroll=len(h) <= UNROLLED
+    )
     h_before = jnp.concatenate([first_h[None], h[:-1]]) * keep
     return dx, weight_gradient(h_before, dx), None, before
 

@@ -15,9 +15,6 @@ from syscall_lm.traces.trace import Sequences
 from syscall_lm.types import HostArray
 
 
-MULTIPLE = 8  # of windows in a minibatch whose equal windows are merged
-
-
 class Batch(NamedTuple):
     """B windows with what stands before them, each `[L, B]`.
 
@@ -86,8 +83,7 @@ class Windows:
     def _read(self, positions: np.ndarray, exists: np.ndarray) -> np.ndarray:
         return np.where(exists, self._calls[np.where(exists, positions, -1)], np.int32(self._go))
 
-
-    def merged(self, numbers: np.ndarray, multiple: int = MULTIPLE) -> np.ndarray:
+    def merged(self, numbers: np.ndarray, multiple: int) -> np.ndarray:
         """Of equal windows one, and how often it occurs: what a minibatch says of them is the same, so it is said once.
 
         Args:
