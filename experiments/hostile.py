@@ -91,8 +91,8 @@ def _line(row: dict[str, Any]) -> str:
 def table(result: dict[str, Any]) -> str:
     """The rows as Markdown."""
     lines = [
-        f"Made by experiments/hostile.py, commit {result['environment']['commit']}, on a shared machine. Memory: of all "
-        "processes of the command together, at most.",
+        f"Made by experiments/hostile.py, commit {result['environment']['commit']}, on a shared machine. Memory: of "
+        "all processes of the command together, at most.",
         "",
         "| capture | bytes | exit | seconds | memory, MiB | what `ingest` says |",
         "|---|---|---|---|---|---|",

@@ -248,7 +248,7 @@ def begin(
 def _keys(origin: Origin) -> Array:
     """The members' keys `[M]`."""
     key_data, numbers = origin
-    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.wrap_key_data(key_data), numbers)
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.wrap_key_data(jnp.asarray(key_data)), numbers)
 
 
 def _optimizer(optimisation: Optimisation, total_steps: int) -> optax.GradientTransformation:

@@ -74,7 +74,8 @@ class Mesh:
         Returns:
           the arrays, their lanes padded.
         """
-        plan = np.pad(plan, [(0, 0)] * (plan.ndim - 1) + [(0, -plan.shape[-1] % self.columns)], constant_values=-1)
+        if missing := -plan.shape[-1] % self.columns:
+            plan = np.concatenate([plan, np.full((*plan.shape[:-1], missing), -1, plan.dtype)], axis=-1)
         sharding = self._of_batch(plan.ndim)
         places = {
             device: index[-1] for device, index in sharding.addressable_devices_indices_map(plan.shape).items() if index

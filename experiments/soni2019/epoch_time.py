@@ -82,6 +82,11 @@ class Contender:
         """The parameters as they are now, with a leading axis of one member."""
         return self._state["params"]
 
+    @property
+    def rates(self) -> np.ndarray:
+        """Calls that were learned from per second, in each turn."""
+        return np.array(self.calls) / self.seconds
+
     def figures(self) -> dict[str, Any]:
         """What was measured."""
         steps = np.array(self.seconds) / STEPS.value
@@ -90,7 +95,8 @@ class Contender:
             "quartiles": np.quantile(steps, [0.25, 0.75]).tolist(),
             "steps_an_epoch": self.steps_an_epoch,
             "seconds_per_epoch": float(np.median(steps)) * self.steps_an_epoch,
-            "calls_per_second": float(np.median(np.array(self.calls) / self.seconds)),
+            "calls_per_second": float(np.median(self.rates)),
+            "rounds": np.round(self.rates).tolist(),  # calls per second in each
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(self.params)),
         }
 
@@ -140,6 +146,7 @@ def main(argv: list[str]) -> None:
             "length": length,
             **contender.figures(),
             "language_model_calls_per_second": equal["calls_per_second"],
+            "language_model_ratio": ratio(contender.rates / language_models[length].rates),
             **{name: latency.figures() for name, latency in latencies[model, length].items()},
         }
         rows.append(row)
@@ -166,6 +173,13 @@ def main(argv: list[str]) -> None:
     path = pathlib.Path(OUTPUT.value) / "epoch_time.json"
     files.write_text(path, json.dumps(result, indent=1) + "\n")
     print(f"results: {path}")
+
+
+def ratio(of_rounds: np.ndarray) -> list[float]:
+    """The median of the rounds' ratios, and a 95 % bootstrap interval of it over rounds."""
+    drawn = np.random.default_rng(0).choice(of_rounds, (2000, len(of_rounds)))
+    low, high = np.quantile(np.median(drawn, 1), [0.025, 0.975])
+    return [float(np.median(of_rounds)), float(low), float(high)]
 
 
 def minibatch_calls(chosen: settings.Settings, length: int) -> int:

@@ -144,8 +144,8 @@ def times(result: dict[str, Any]) -> list[str]:
         "## Tables 1 and 2: time per epoch",
         "",
         f"One model, {result['windows']:,} windows of {result['archive']}, minibatches of "
-        f"{result['minibatch_windows']}, H = {result['cells']}: the median of {result['rounds'] * result['steps']} "
-        f"steps in {result['rounds']} interleaved rounds, times the steps of an epoch, in seconds. The paper's times "
+        f"{result['minibatch_windows']}, H = {result['cells']}: the median of {result['rounds']} rounds of "
+        f"{result['steps']} steps, in which all take turns, times the steps of an epoch, in seconds. The paper's times "
         "are for some 140,000 windows, on unknown hardware and with unknown H. A GPU runs the same command "
         "(experiments/soni2019/epoch_time.py).",
         "",
@@ -170,9 +170,9 @@ def times(result: dict[str, Any]) -> list[str]:
         "### Calls learned from per second, and latency",
         "",
         "Calls that training predicts per second, beside a language model of the same H (one layer, no dropout) with "
-        "as many calls a minibatch, in the same rounds. Latency: from a call to its answer in a stream with carried "
-        "state, in a watch that judges windows, and if the call's whole window is read anew: median (lowest to highest "
-        "median of a round) / 99 %.",
+        "as many calls a minibatch, in the same rounds; the ratio is the median over rounds, with a 95 % interval over "
+        "them. Latency: from a call to its answer in a stream with carried state, in a watch that judges windows, and "
+        "if the call's whole window is read anew: median (lowest to highest median of a round) / 99 %.",
         "",
         "| model | L | parameters | calls/s | language model, calls/s | ratio | stream, µs | watch, µs | "
         "whole window, µs |",
@@ -180,10 +180,11 @@ def times(result: dict[str, Any]) -> list[str]:
     ]
     for row in result["rows"]:
         ours, theirs = row["calls_per_second"], row["language_model_calls_per_second"]
+        ratio, low, high = row["language_model_ratio"]
         answers = (latency(row.get(f"{name}_microseconds")) for name in ("latency", "watch", "whole_window"))
         lines.append(
             f"| {row['model']} | {row['length']} | {row['parameters']:,} | {ours:,.0f} | {theirs:,.0f} | "
-            f"{ours / theirs:.2f} | {' | '.join(answers)} |"
+            f"{ratio:.2f} ({low:.2f} to {high:.2f}) | {' | '.join(answers)} |"
         )
     default = result["default_language_model"]
     return [
@@ -209,15 +210,16 @@ def latency(measured: dict[str, Any] | None) -> str:
 def goal(result: dict[str, Any]) -> str:
     """Whether the encoder-decoder is as fast to train per call as the language model, and why not."""
     rows = [row for row in result["rows"] if row["model"] == settings.MODELS[0]]
-    ratios = {row["length"]: row["calls_per_second"] / row["language_model_calls_per_second"] for row in rows}
-
-    def listed(met: bool) -> str:
-        return ", ".join(f"{length} ({ratio:.2f})" for length, ratio in ratios.items() if (ratio >= 1) == met)
-
-    told = [f"{verb} for L = {listed(met)}" for verb, met in (("met", True), ("missed", False)) if listed(met)]
+    ratios = {row["length"]: row["language_model_ratio"] for row in rows}
+    told: dict[str, list[str]] = {"met": [], "missed": [], "neither met nor missed for certain": []}
+    for length, (ratio, low, high) in ratios.items():
+        verdict = "met" if low >= 1 else "missed" if high < 1 else "neither met nor missed for certain"
+        told[verdict].append(f"{length} ({ratio:.2f})")
     text = "The goal, an encoder-decoder that is as fast to train per call as the language model (ratio 1), is "
+    text += " and ".join(f"{verdict} for L = {', '.join(lengths)}" for verdict, lengths in told.items() if lengths)
     text += (
-        " and ".join(told) + ". For each call it runs two LSTM steps, one after the other; the language model runs one."
+        ". For each call it runs two LSTM steps, one after the other; the language model runs one. Equal windows of a "
+        "minibatch are computed once, which the language model, whose states go on, cannot do."
     )
     if (v := result.get("vocabulary_size")) is None:
         return text

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 
 from syscall_lm.kernels.projection import weight_gradient
 
-
 UNROLLED = 10  # steps; a scan as short as that is written out, which saves a fortieth of a window's training
 
 
