@@ -35,9 +35,15 @@ def configuration(main: Callable[..., None]) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    folder = pathlib.Path(__file__).parent
+    """The checkout's commit, "-dirty" where code differs from it; results change while they are measured."""
+    root = pathlib.Path(__file__).parents[1]
     try:
-        command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        commit = _git(root, "rev-parse", "--short=12", "HEAD")
+        return commit + ("-dirty" if _git(root, "status", "--porcelain", "--", ".", ":!results") else "")
     except (OSError, subprocess.SubprocessError):
         return "not a checkout"
+
+
+def _git(root: pathlib.Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
