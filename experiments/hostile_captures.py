@@ -204,7 +204,7 @@ def _giant_row(path: pathlib.Path) -> None:
 def _endless_groups(path: pathlib.Path) -> None:
     """A hundred million rows in a few kilobytes."""
     table = pa.table({name: pa.nulls(10**7, pa.int64()).fill_null(3) for name in ("pid", "call")})
-    with pq.ParquetWriter(path, table.schema, data_page_size=2**30) as writer:
+    with pq.ParquetWriter(path, table.schema, data_page_size=2**30, max_rows_per_page=10**7) as writer:
         for _ in range(10):
             writer.write_table(table, row_group_size=10**7)
 
