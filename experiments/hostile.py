@@ -5,8 +5,9 @@
 Bombs, archives in archives, a million members, links, a line of a gigabyte, ten million processes, torn, mixed and
 truncated files, Parquet with hostile metadata: see hostile_captures.py. Each is written to --scratch (1.2 GB at most)
 and read by the command `ingest` in a process of its own. What must hold is checked: the exit code, one line of error
-where it is 2, no traceback, and nothing left where a run failed. Memory is that of all its processes together, at most.
-About a quarter of an hour on one core.
+where it is 2, no traceback, nothing left where a run failed, at most 3 GiB and a quarter of an hour. Memory is that of
+all its processes together, at most. With --cases the rows of other cases that are there are kept. About a quarter of an
+hour on one core.
 """
 
 import json
@@ -26,6 +27,7 @@ CHOSEN = flags.DEFINE_list("cases", [], "only cases whose name holds one of thes
 SCRATCH = flags.DEFINE_string("scratch", tempfile.gettempdir(), "folder for the captures")
 
 _SHOWN = 150  # characters of what a run says
+_MAX_SECONDS, _MAX_MIB = 900, 3 * 2**10
 
 
 def main(argv: list[str]) -> None:
@@ -34,17 +36,21 @@ def main(argv: list[str]) -> None:
     if argv or not chosen:
         raise SyscallLMError(f"hostile takes flags only; --cases are parts of {', '.join(case.name for case in CASES)}")
     output = pathlib.Path(OUTPUT.value)
-    result: dict[str, Any] = {"environment": provenance.environment(), "rows": []}
+    path, environment = output / "hostile.json", provenance.environment()
+    rows: dict[str, Any] = {}
+    if CHOSEN.value and path.exists():
+        rows = {row["case"]: row for row in json.loads(path.read_text())["rows"]}
+    wrong = []
     with tempfile.TemporaryDirectory(prefix="syscall_lm.", dir=SCRATCH.value) as folder:
         for case in chosen:
-            row = measure(case, pathlib.Path(folder))
-            result["rows"].append(row)
+            row = rows[case.name] = measure(case, pathlib.Path(folder)) | {"commit": environment["commit"]}
             print(_line(row), flush=True)
-            files.write_text(output / "hostile.json", json.dumps(result, indent=1) + "\n")
-            files.write_text(output / "hostile.md", table(result))
-    failed = [f"{row['case']} ({row['wrong']})" for row in result["rows"] if row["wrong"]]
-    if failed:
-        raise SyscallLMError(f"{len(failed)} of {len(chosen)} cases went wrong: {', '.join(failed)}")
+            wrong += [f"{case.name} ({row['wrong']})"] if row["wrong"] else []
+            told = [rows[case.name] for case in CASES if case.name in rows]
+            files.write_text(path, json.dumps({"environment": environment, "rows": told}, indent=1) + "\n")
+            files.write_text(output / "hostile.md", table(told))
+    if wrong:
+        raise SyscallLMError(f"{len(wrong)} of {len(chosen)} cases went wrong: {', '.join(wrong)}")
 
 
 def measure(case: Case, folder: pathlib.Path) -> dict[str, Any]:
@@ -53,7 +59,7 @@ def measure(case: Case, folder: pathlib.Path) -> dict[str, Any]:
         path, archive = pathlib.Path(own) / case.name, pathlib.Path(own) / "out.parquet"
         case.write(path)
         size = path.stat().st_size
-        run = watching.run(["ingest", str(path), f"--output={archive}", *case.arguments])
+        run = watching.run(["ingest", str(path), f"--output={archive}", *case.arguments], _MAX_SECONDS)
         path.unlink()
         left = sorted(entry.name for entry in pathlib.Path(own).iterdir())
     said = run.output.strip().replace(f"{own}/", "")
@@ -66,6 +72,8 @@ def measure(case: Case, folder: pathlib.Path) -> dict[str, Any]:
         wrong = "not one line of error"
     elif left != ([] if run.exit_code else ["out.parquet"]):
         wrong = f"left {', '.join(left) or 'nothing'}"
+    elif run.seconds > _MAX_SECONDS or run.peak_memory_mib > _MAX_MIB:
+        wrong = "too long or too large"
     told = said if run.exit_code else next((line for line in said.splitlines() if line.startswith("read:")), "")
     return {
         "case": case.name,
@@ -88,15 +96,16 @@ def _line(row: dict[str, Any]) -> str:
     )
 
 
-def table(result: dict[str, Any]) -> str:
+def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown."""
+    commits = ", ".join(dict.fromkeys(row["commit"] for row in rows))
     lines = [
-        f"Made by experiments/hostile.py, commit {result['environment']['commit']}, on a shared machine. Memory: of "
-        "all processes of the command together, at most.",
+        f"Made by experiments/hostile.py, commit {commits}, on a shared machine. Memory: of all processes of the "
+        "command together, at most.",
         "",
         "| capture | bytes | exit | seconds | memory, MiB | what `ingest` says |",
         "|---|---|---|---|---|---|",
-        *map(_line, result["rows"]),
+        *map(_line, rows),
     ]
     return "\n".join(lines) + "\n"
 

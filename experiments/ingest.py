@@ -48,7 +48,10 @@ GROUP = flags.DEFINE_enum(
     "group", "", ["", "thread", "process"], "Whose calls make a trace; by default threads where a format tells them."
 )
 MAX_GAP = flags.DEFINE_float(
-    "max_gap", 0.0, "Seconds of silence after which a process id counts as another process's; 0: never.", lower_bound=0
+    "max_gap",
+    0.0,
+    "Seconds of silence after which a process id is another process's, if times are told; 0: never.",
+    lower_bound=0,
 )
 COLUMNS = flags.DEFINE_string(
     "columns", "", "csv, jsonl, parquet: what columns hold, as WHAT=NAME,...; WHAT is call, calls, trace, pid, tid, ..."

@@ -105,8 +105,8 @@ def _engine(scorer: BatchScorer) -> shards.Engine:
 def _fingerprint(archive: TraceArchive) -> dict[str, Any]:
     """What decides the rows: the model's files, the archive as it is now, and the flags."""
     digest = hashlib.sha256()
-    for name in ("model.json", store.CALIBRATION):
-        digest.update((pathlib.Path(MODEL.value) / name).read_bytes())
+    for path in store.files_that_score(pathlib.Path(MODEL.value)):
+        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
     status = archive.path.stat()
     return {
         "model": digest.hexdigest(),

@@ -1,5 +1,6 @@
 """Runs a command in a process of its own and watches what memory it and its descendants take."""
 
+import math
 import pathlib
 import subprocess
 import sys
@@ -25,8 +26,8 @@ class Run(NamedTuple):
     output: str
 
 
-def run(arguments: Sequence[str]) -> Run:
-    """Runs `syscall-lm` with these arguments."""
+def run(arguments: Sequence[str], seconds: float = math.inf) -> Run:
+    """Runs `syscall-lm` with these arguments; kills it after so many seconds."""
     started = time.monotonic()
     with tempfile.TemporaryFile() as told:
         command = [sys.executable, "-m", "syscall_lm.experiments", *arguments]
@@ -34,10 +35,12 @@ def run(arguments: Sequence[str]) -> Run:
         peak = 0.0
         while child.poll() is None:
             peak = max(peak, memory(child.pid))
+            if time.monotonic() - started > seconds:
+                child.kill()
             time.sleep(0.2)
-        seconds = time.monotonic() - started
+        taken = time.monotonic() - started
         told.seek(0)
-        return Run(child.returncode, seconds, peak, told.read().decode(errors="replace"))
+        return Run(child.returncode, taken, peak, told.read().decode(errors="replace"))
 
 
 def memory(pid: int) -> float:

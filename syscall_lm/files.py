@@ -2,12 +2,20 @@
 
 import contextlib
 import fcntl
+import glob
 import os
 import pathlib
 import tempfile
 from collections.abc import Iterable, Iterator
 
 from syscall_lm.errors import SyscallLMError
+
+
+def remove_leftovers(path: str | os.PathLike[str]) -> None:
+    """Removes what a killed run left of `complete_file(path)`; for the run that holds `path` for itself."""
+    path = pathlib.Path(path)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        leftover.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

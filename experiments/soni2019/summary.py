@@ -2,9 +2,9 @@
 
   syscall-lm soni2019.summary --results=results/soni2019
 
-Reads training-*.json, detection-*.json and epoch_time.json, as far as they are there, and writes table.md: accuracy on
-normal windows beside detection (the paper's conclusion rests on the former alone), tables 1 and 2, and the detectors
-that these two are compared with. Seconds.
+Reads training-*.json, detection-*.json, epoch_time.json and gpu/epoch_time.json, as far as they are there, and writes
+table.md: accuracy on normal windows beside detection (the paper's conclusion rests on the former alone), tables 1 and 2,
+and the detectors that these two are compared with. Seconds.
 """
 
 import pathlib
@@ -38,7 +38,11 @@ def main(argv: list[str]) -> None:
     for path in trainings:
         lines += of_archive(path, folder / path.name.replace("training-", "detection-"))
     if (folder / "epoch_time.json").exists():
-        lines += times(settings.read_results(folder / "epoch_time.json", "epoch_time"))
+        gpu = folder / "gpu" / "epoch_time.json"
+        lines += times(
+            settings.read_results(folder / "epoch_time.json", "epoch_time"),
+            settings.read_results(gpu, "epoch_time") if gpu.exists() else None,
+        )
     files.write_text(folder / "table.md", "\n".join(lines) + "\n")
     print("\n".join(lines))
 
@@ -137,8 +141,11 @@ def detected(detection: dict[str, Any] | None, model: str, length: int) -> list[
     ]
 
 
-def times(result: dict[str, Any]) -> list[str]:
-    """Tables 1 and 2, speed beside the language model, and the latency of streams."""
+def times(result: dict[str, Any], gpu: dict[str, Any] | None = None) -> list[str]:
+    """Tables 1 and 2 (with a GPU's times, if there are any), speed beside the language model, and streams' latency."""
+    measured_on = gpu["environment"]["device"] if gpu else "GPU"
+    of_gpu = gpu["rows"] if gpu else []
+    on_gpu = {(row["model"], row["length"]): f"{row['seconds_per_epoch']:.2f}" for row in of_gpu}
     device = f"{result['environment']['device']} ({result['cores']} cores)"
     lines = [
         "## Tables 1 and 2: time per epoch",
@@ -146,8 +153,8 @@ def times(result: dict[str, Any]) -> list[str]:
         f"One model, {result['windows']:,} windows of {result['archive']}, minibatches of "
         f"{result['minibatch_windows']}, H = {result['cells']}: the median of {result['rounds']} rounds of "
         f"{result['steps']} steps, in which all take turns, times the steps of an epoch, in seconds. The paper's times "
-        "are for some 140,000 windows, on unknown hardware and with unknown H. A GPU runs the same command "
-        "(experiments/soni2019/epoch_time.py).",
+        "are for some 140,000 windows, on unknown hardware and with unknown H. A GPU's times are made by the same "
+        "command with --output=RESULTS/gpu (experiments/soni2019/epoch_time.py).",
         "",
     ]
     lengths = sorted({row["length"] for row in result["rows"]})
@@ -160,7 +167,7 @@ def times(result: dict[str, Any]) -> list[str]:
         paper = settings.PAPER_MS_PER_EPOCH[model]
         lines += [
             f"| {model} | {device} | " + " | ".join(f"{seconds[length]:.2f}" for length in lengths) + " |",
-            f"| | GPU | {' | '.join('not measured' for _ in lengths)} |",
+            f"| | {measured_on} | {' | '.join(on_gpu.get((model, length), 'not measured') for length in lengths)} |",
             "| | the paper's | "
             + " | ".join(f"{paper[length] / 1000:.2f}" if length in paper else "" for length in lengths)
             + " |",

@@ -100,6 +100,7 @@ def score_archive(
                 yield shard, batch
 
     with files.exclusive(folder):
+        files.remove_leftovers(output)
         _require_same(folder, dict(configuration) | {"calls_per_shard": calls_per_shard})
         for shard in engine(missing()):
             progress(shard.calls)

@@ -130,6 +130,12 @@ def load(path: pathlib.Path) -> Model:
     return Model(path, vocabulary, members, info)
 
 
+def files_that_score(path: pathlib.Path) -> list[pathlib.Path]:
+    """The files of a model directory that decide its scores and verdicts, in an order of their own."""
+    parameters = sorted(file for file in _parameters(path).rglob("*") if file.is_file())
+    return [path / "model.json", path / CALIBRATION, *parameters]
+
+
 def read_json(path: pathlib.Path, missing: str) -> dict[str, Any]:
     """A JSON object from a file; `missing` is the error's sentence if there is no such file."""
     try:

@@ -137,7 +137,7 @@ _read_all = workers.read_all  # the argument of `ingest` has the module's name
 def _prepare(format: str, options: Options) -> tuple[Summary, Vocabulary | NamesSeen]:
     reader = readers.reader(format)
     readers.grouping(reader, options)
-    readers.require_event_times(reader, options)
+    readers.require_times(reader, options)
     numbering = reader.numbering(options) if hasattr(reader, "numbering") else ""
     return Summary(format=format, numbering=numbering), reader.vocabulary(options)
 
@@ -149,6 +149,7 @@ def _parts_folder(output: pathlib.Path) -> Iterator[pathlib.Path]:
         raise SyscallLMError(f"{output}: is a folder, but a file is to be written there")
     folder = output.with_name(output.name + ".parts")
     with files.exclusive(folder):
+        files.remove_leftovers(output)
         for leftover in folder.glob(".*.part"):
             leftover.unlink(missing_ok=True)
         try:

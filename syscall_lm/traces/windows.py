@@ -104,7 +104,7 @@ class Windows:
 
     @functools.cached_property
     def _keys(self) -> np.ndarray:
-        """uint64 `[W]`, equal for equal windows, and for two that differ with a probability of 2^-64."""
+        """uint64 `[W]`, equal for equal windows, and hardly ever (2^-50 or less) for two that differ."""
         weights = np.random.default_rng(0).integers(0, 2**64, (3 * self.length, 1), np.uint64)
         keys = [np.zeros(0, np.uint64)]
         for some in np.array_split(np.arange(len(self)), -(-len(self) // 2**14) or 1):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -199,3 +200,14 @@ def test_filter_makes_an_archive_of_an_archive(archive, tmp_path, commands):
     assert not np.isin(after.read().calls.calls, [1, 3]).any()
     for name, words in {"none": "no filter", "unknown": "no such call", "all": "nothing is left"}.items():
         assert words in done[name].err
+
+
+def test_the_times_of_a_gpu_stand_beside_the_cpu_s(results, tmp_path, commands):
+    shutil.copytree(results[0], tmp_path / "results")
+    measured = json.loads((results[0] / "epoch_time.json").read_text())
+    measured["environment"]["device"] = "NVIDIA H100"
+    measured["rows"][0]["seconds_per_epoch"] = 0.123
+    (tmp_path / "results" / "gpu").mkdir()
+    (tmp_path / "results" / "gpu" / "epoch_time.json").write_text(json.dumps(measured))
+    done = commands("soni2019.summary", {"": [f"--results={tmp_path}/results"]})[""]
+    assert done.code == 0 and "| | NVIDIA H100 | 0.12 |" in done.out and "| GPU |" not in done.out

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -102,7 +103,26 @@ def test_two_processes_train_to_the_end_and_the_first_writes_the_model(archive, 
     assert f"model: {model}" in done[0][0] and "model:" not in done[1][0]
     for number, (out, _) in enumerate(done):
         assert f"[{number}/2] 1x6: mesh member=2 x data=1" in out and f"[{number}/2]   1x6 epoch 1/1" in out
-    assert (model / "model.json").exists() and len(losses(model)) == 1
+    assert (model / "model.json").exists()
+    alone = start(archive, tmp_path / "alone", *flags, "--cpu_devices=1")
+    _, errors = alone.communicate(timeout=200)
+    assert alone.returncode == 0, errors
+    np.testing.assert_allclose(losses(model), losses(tmp_path / "alone"), rtol=1e-5)
+
+
+def test_sigterm_for_one_of_two_stops_both_at_the_same_step_and_they_go_on(archive, tmp_path):
+    model = tmp_path / "model"
+    both = start_two(archive, model, [], [])
+    wait_for_checkpoints(model, 2, both[0])
+    both[1].send_signal(signal.SIGTERM)
+    errors = [process.communicate(timeout=200)[1] for process in both]
+    assert [process.returncode for process in both] == [75, 75], errors
+    steps = {re.search(r"asked to stop after step (\d+)", text)[1] for text in errors}
+    assert len(steps) == 1 and not any("Traceback" in text for text in errors), errors
+    last = start(archive, model, *TO_THE_END)
+    _, errors = last.communicate(timeout=200)
+    assert last.returncode == 0, errors
+    assert len(losses(model)) == 5
 
 
 def test_processes_that_do_not_fit_together_all_refuse(archive, tmp_path):

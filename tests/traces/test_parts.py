@@ -165,7 +165,7 @@ def test_a_run_that_is_killed_goes_on(tmp_path, captures, kills):
             break
         time.sleep(0.3)  # for the workers to see that they are orphans
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert killed and done.returncode == 0, done.stderr
     assert digest(tmp_path / "x.parquet") == digest(tmp_path / "whole.parquet")
     assert not list(tmp_path.glob("*.parts"))
 

@@ -12,6 +12,7 @@ and may define
 
   GROUPINGS: tuple[str, ...]            "thread", "process": whose calls can make a trace; the first is the default.
   EVENT_TIMES: bool                     whether it tells `Grouping` the time of each call, so that calls can be ordered.
+  GAPS: bool                            whether it tells at least how much time lies between calls, for --max_gap.
   WARNING: str                          what every user of such a capture has to know (it holds a subset of calls, ...).
   numbering(options) -> str             which of several tables its numbers follow; archives of different numberings
                                         must not be mixed.
@@ -147,15 +148,21 @@ def grouping(module: ModuleType, options: Options) -> str:
     return options.group or (possible[0] if possible else "")
 
 
-def require_event_times(module: ModuleType, options: Options) -> None:
-    """Refuses filters of single events for a format that does not tell their times.
+def require_times(module: ModuleType, options: Options) -> None:
+    """Refuses filters of single events, and gaps, for a format that does not tell the times they need.
 
     Raises:
       SyscallLMError: one is asked for.
     """
-    for flag in options.event_filters:
-        if not getattr(module, "EVENT_TIMES", False):
-            able = [name for name in names() if getattr(reader(name), "EVENT_TIMES", False)]
+
+    def tells(module: ModuleType, kind: str) -> bool:
+        return getattr(module, "EVENT_TIMES", False) or getattr(module, kind, False)
+
+    wanted = [(flag, "EVENT_TIMES") for flag in options.event_filters]
+    wanted += [("max_gap", "GAPS")] if options.max_gap else []
+    for flag, kind in wanted:
+        if not tells(module, kind):
+            able = [name for name in names() if tells(reader(name), kind)]
             name = module.__name__.rpartition(".")[2]
             raise SyscallLMError(
                 f"--{flag} needs each call's time, which the reader of {name} does not tell; those of "

@@ -25,6 +25,7 @@ OTHER_RECORD, SEPARATOR, BLANK = "other record of an event", "separator", "empty
 NOT_A_RECORD, INCOMPLETE = "not a record", "SYSCALL record without call or process"
 NOISE = frozenset({OTHER_RECORD, SEPARATOR, BLANK})
 GROUPINGS = ("process",)
+GAPS = True
 WARNING = "auditd records the calls that its rules choose, and drops some under load: traces have gaps"
 
 # From the machine number of the ELF format: +0x80000000 for 64 bits, +0x40000000 for little endian.

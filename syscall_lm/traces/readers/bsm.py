@@ -23,6 +23,7 @@ DESCRIPTION = "Solaris BSM audit trails (binary), with the system's audit_event 
 PROGRAM, NO_SUBJECT = "event of a program, no call", "record without a process"
 NOISE = frozenset({PROGRAM, bsm_records.FILE_MARK})
 GROUPINGS = ("process",)
+GAPS = True
 WARNING = "an audit trail holds the classes of calls that were chosen for auditing: traces lack the others"
 
 EXIT = 1  # AUE_EXIT

@@ -25,6 +25,7 @@ NOT_AN_ALERT, NO_CALL, NO_PROCESS = "not an alert", "alert without a call", "ale
 BLANK = "empty line"
 NOISE = frozenset({NOT_A_CALL, END_OF_CALL, CHILD, BLANK})
 GROUPINGS = ("thread", "process")
+GAPS = True
 WARNING = (
     "Falco tells the events that its rules match, unless its rules match all (and it runs with -A): traces have gaps"
 )

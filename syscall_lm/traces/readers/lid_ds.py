@@ -27,6 +27,7 @@ DESCRIPTION = "LID-DS: recordings of 2019 (text) and 2021 (.sc)"
 NOT_AN_EVENT, BLANK = "not an event", "empty line"
 NOISE = frozenset({NOT_A_CALL, END_OF_CALL, CHILD, BLANK})
 GROUPINGS = ("thread", "process")
+GAPS = True
 
 _2021 = rb"(\d{9,20}) -?\d{1,10} (\d{1,10}) %s (\d{1,10}) ([a-zA-Z_]\w{0,63}) ([<>])(?: (.*))?$"
 _2019 = rb"\d{1,19} ([\d:.]{8,32}) \d{1,5} -?\d{1,10} %s (\d{1,10}) ([<>]) ([a-zA-Z_]\w{0,63})(?: (.*))?$"

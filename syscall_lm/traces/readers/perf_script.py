@@ -27,6 +27,7 @@ NOT_AN_EVENT, OTHER, HEADER, BLANK = "not an event", "other event", "header", "e
 TWICE = "event beside raw_syscalls, which has the call already"
 NOISE = frozenset({OTHER, TWICE, HEADER, BLANK, END_OF_CALL, CHILD})
 GROUPINGS = ("thread", "process")
+GAPS = True
 
 # A command has at most 15 bytes (kernel threads more), which may hold anything: what it pretends lies before the
 # columns that follow it, so these are looked for from the end of the 15 bytes backwards.

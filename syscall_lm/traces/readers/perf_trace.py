@@ -24,6 +24,7 @@ DESCRIPTION = "perf trace's output"
 NOT_A_CALL, BLANK = "not a call", "empty line"
 NOISE = frozenset({END_OF_CALL, CHILD, BLANK})
 GROUPINGS = ("thread",)
+GAPS = True
 
 # A command has at most 15 bytes, which may hold anything: what it pretends lies before the columns that follow it.
 _TIME = rb" *(\?|\d{1,12}\.\d{1,9}) \( *(?:\d{1,9}\.\d{1,9} ms)? *\): "

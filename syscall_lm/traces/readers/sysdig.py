@@ -24,6 +24,7 @@ DESCRIPTION = "sysdig's text output in its default format, with or without conta
 NOT_AN_EVENT, BLANK = "not an event", "empty line"
 NOISE = frozenset({NOT_A_CALL, END_OF_CALL, CHILD, BLANK})
 GROUPINGS = ("thread",)
+GAPS = True
 
 _BEFORE = rb"\d{1,19} ([\d:.]{1,32}) \d{1,5} (?:\S{1,128} \((?:[0-9a-f]{12}|host)\) )?"
 _AFTER = rb" \((\d{1,10})(?::\d{1,10})?\) (?:([<>]) )?([a-zA-Z_]\w{0,63})(?: (.*))?$"

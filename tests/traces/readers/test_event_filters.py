@@ -138,6 +138,10 @@ def test_without_times_the_filters_are_refused_in_one_sentence(flag, tmp_path):
 
 
 def test_every_reader_that_offers_times_is_tested_here():
+    for name in ("strace", "adfa_ld", "unm", "awsctd", "text_lines"):
+        with pytest.raises(SyscallLMError, match=f"--max_gap needs each call's time, which the reader of {name} does"):
+            readers.require_times(readers.reader(name), Options(max_gap=1))
+    readers.require_times(readers.reader("sysdig"), Options(max_gap=1))
     offering = {name for name in readers.names() if getattr(readers.reader(name), "EVENT_TIMES", False)}
     assert offering == FORMATS.keys()
 
