@@ -3,8 +3,8 @@
   syscall-lm soni2019.summary --results=results/soni2019
 
 Reads training-*.json, detection-*.json, epoch_time.json and gpu/epoch_time.json, as far as they are there, and writes
-table.md: accuracy on normal windows beside detection (the paper's conclusion rests on the former alone), tables 1 and 2,
-and the detectors that these two are compared with. Seconds.
+table.md: accuracy on normal windows beside detection (the paper concludes from the former alone), tables 1 and 2, and
+the detectors that these two are compared with. Seconds.
 """
 
 import pathlib
