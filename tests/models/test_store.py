@@ -45,6 +45,18 @@ def test_comes_back_as_it_was_written(saved):
         jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
 
 
+def test_other_weights_are_told_by_the_files_that_score(copy, saved):
+    (copy / store.CALIBRATION).write_text("{}")
+    before = [path.read_bytes() for path in store.files_that_score(copy)]
+    assert before == [path.read_bytes() for path in store.files_that_score(copy)]
+    first, *others = saved[1]
+    other = store.Member(first.name, first.shape, jax.tree.map(lambda leaf: leaf + 1, first.params))
+    (copy / "model.json").unlink()
+    store.save(copy, VOCABULARY, (other, *others), {"note": "é"})
+    after = [path.read_bytes() for path in store.files_that_score(copy)]
+    assert after[:2] == before[:2] and after[2:] != before[2:]
+
+
 def edit(path, change):
     file = path / "model.json"
     value = json.loads(file.read_text())

@@ -68,7 +68,10 @@ def test_the_archive_is_the_same_whatever_the_number_of_workers(tmp_path, captur
 
 
 def test_the_calls_are_those_of_the_files(tmp_path, captures, small_parts):
+    (tmp_path / ".x.parquet.abc.part").write_text("left by a run that was killed")
+    (tmp_path / ".y.parquet.abc.part").write_text("of another run")
     ingest([str(captures)], tmp_path / "x.parquet")
+    assert {path.name for path in tmp_path.glob(".*")} == {".y.parquet.abc.part"}
     archive = TraceArchive(tmp_path / "x.parquet")
     batch = archive.read()
     found = {
