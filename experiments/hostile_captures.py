@@ -234,8 +234,10 @@ CASES = [
     Case("ten million pids", _written(_pids), (0,)),
     Case("row without end.csv", _written(_endless_row), (0, 2), ("--format=csv", "--columns=call=call,pid=pid")),
     Case("50,000 columns.csv", _written(_wide_rows), (0,), ("--format=csv", "--columns=call=call,pid=pid")),
-    Case("22 million words a line", _written(lambda: iter([b"open " * 22_000_000])), (0,), ("--format=text_lines",)),
-    Case("130 million numbers", _written(lambda: (b"3 4 " * MIB for _ in range(62))), (0,), ("--format=adfa_ld",)),
+    Case("12 million words a line", _written(lambda: iter([b"open " * 12_000_000])), (0,), ("--format=text_lines",)),
+    Case(
+        "130 million numbers", _written(lambda: (b"3 4 " * MIB + b"\n" for _ in range(62))), (0,), ("--format=adfa_ld",)
+    ),
     Case("footer.parquet", _changed_footer, (2,)),
     Case("100,000 columns.parquet", _many_columns, (0, 2)),
     Case("200 lists deep.parquet", _deep, (2,)),
