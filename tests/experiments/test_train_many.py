@@ -117,8 +117,8 @@ def test_sigterm_for_one_of_two_stops_both_at_the_same_step_and_they_go_on(archi
     both[1].send_signal(signal.SIGTERM)
     errors = [process.communicate(timeout=200)[1] for process in both]
     assert [process.returncode for process in both] == [75, 75], errors
-    steps = {re.search(r"asked to stop after step (\d+)", text)[1] for text in errors}
-    assert len(steps) == 1 and not any("Traceback" in text for text in errors), errors
+    steps = [re.findall(r"asked to stop after step (\d+)", text) for text in errors]
+    assert len(steps[0]) == 1 and steps[0] == steps[1] and not any("Traceback" in text for text in errors), errors
     last = start(archive, model, *TO_THE_END)
     _, errors = last.communicate(timeout=200)
     assert last.returncode == 0, errors
