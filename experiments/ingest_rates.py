@@ -102,7 +102,7 @@ def _real() -> Iterator[dict[str, Any]]:
             continue
         names, counters = found.setdefault(formats[0], ([], Counters()))
         module = readers.reader(formats[0])
-        options = Options(mapping=MAPPING.value)
+        options = Options(mapping=MAPPING.value if formats[0] == "unm" else "")
         try:
             before = counters.calls
             for _ in module.read(source, module.vocabulary(options), options, counters):

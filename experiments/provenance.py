@@ -39,7 +39,8 @@ def _commit() -> str:
     root = pathlib.Path(__file__).parents[1]
     try:
         commit = _git(root, "rev-parse", "--short=12", "HEAD")
-        return commit + ("-dirty" if _git(root, "status", "--porcelain", "--", ".", ":!results") else "")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
+        return f"{commit}-dirty" if changed else commit
     except (OSError, subprocess.SubprocessError):
         return "not a checkout"
 

@@ -123,12 +123,13 @@ class WindowPrediction:
         del params
 
     def plans(self, epoch: int) -> Iterable[np.ndarray]:
-        """See `loop.Objective`: all windows in random order, `Windows.merged` within each minibatch."""
+        """See `loop.Objective`: all windows in random order; on a CPU `Windows.merged` within each minibatch."""
         rng, size = np.random.default_rng([self._recipe.seed, epoch]), self._recipe.minibatch_windows
-        # Each number of windows is a program to compile. A GPU is hardly sooner done with fewer of them.
-        multiple = MERGED_MULTIPLE if jax.default_backend() == "cpu" else size
         batches = in_batches(rng.permutation(len(self._train)), size)
-        return (self._train.merged(numbers, multiple) for numbers in batches)
+        if jax.default_backend() == "cpu":
+            return (self._train.merged(numbers, MERGED_MULTIPLE) for numbers in batches)
+        # Each number of windows is a program to compile, and a GPU should hardly be sooner done with fewer of them.
+        return (np.stack([numbers, numbers >= 0]) for numbers in batches)
 
     def loss(
         self, params: Params, key: Array, carry: None, batch: Batch

@@ -56,11 +56,11 @@ class Contender:
     """One model in training."""
 
     def __init__(self, objective: loop.Objective, recipe: loop.Optimisation):
-        plans = list(objective.plans(0))
+        plans = list(objective.plans(1))
         self.steps_an_epoch = len(plans)
         self._plans = (plan for epoch in itertools.count(1) for plan in objective.plans(epoch))
         self._state, self._step = loop.begin(objective, [0], recipe, recipe.epochs * len(plans))
-        for plan in {plan.shape: plan for plan in plans}.values():  # each is compiled
+        for plan in {plan.shape: plan for plan in plans}.values():  # each is compiled; turns begin with this epoch
             for _ in range(WARM_UP):
                 self._state = jax.block_until_ready(self._step(self._state, plan))
         self._calls = float(self._state["sums"]["calls"][0])
