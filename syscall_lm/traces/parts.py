@@ -27,7 +27,7 @@ from syscall_lm.traces.trace import Trace
 from syscall_lm.traces.vocabulary import NamesSeen
 
 VERSION = 2  # to be raised when readers change what they make of a file
-BYTES_PER_PART = 2**24  # of files on disk; a larger file is a part of its own
+BYTES_PER_PART = 2**26  # of files on disk; a larger file is a part of its own
 FILES_PER_PART = 512
 
 NOT_RECOGNISED = "file not recognised"

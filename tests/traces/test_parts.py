@@ -150,7 +150,7 @@ def test_a_run_that_is_killed_goes_on(tmp_path, captures, kills):
     """SIGKILL at random moments; at last the archive is that of a run that was left alone, and no process is left."""
     for number in range(4):  # parts of their own
         row = DRAKVUF % (number, number, number, "NtClose")
-        (captures / f"big{number}.json").write_bytes(row.encode() * (parts.BYTES_PER_PART // 4 // len(row)))
+        (captures / f"big{number}.json").write_bytes(row.encode() * (parts.BYTES_PER_PART // 16 // len(row)))
     ingest([str(captures)], tmp_path / "whole.parquet", max_bad_fraction=0.5)
     generator = random.Random(kills)
     root = pathlib.Path(__file__).parents[2]
