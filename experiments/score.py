@@ -5,8 +5,8 @@
 A trace's score is its average negative log-likelihood under each member, combined by the ensemble; above the threshold
 it is abnormal. The threshold is the one that held-out normal traces exceed with the probability --far. The output holds
 the most surprising stretch of every trace and its least expected call, and appears under its name only when it is
-complete. A run that was killed is resumed by the same command: what it has scored lies in OUTPUT.parts. On several
-accelerators or machines:
+complete; the manifest in its footer tells the model's SHA-256, the flags, and how much was scored. A run that was
+killed is resumed by the same command: what it has scored lies in OUTPUT.parts. On several accelerators or machines:
 
   syscall-lm score --engine=ray --model=model --archive=traces.parquet --output=scores.parquet [--ray_address=HOST:6379]
 
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> None:
         bar = tqdm.tqdm(total=archive.num_calls, unit="call", unit_scale=True, disable=None)
         with bar, profiled():
             resumed = shards.score_archive(
-                archive, engine, scorer.schema, OUTPUT.value, _fingerprint(archive), SHARD_CALLS.value, bar.update
+                archive, engine, scorer.schema, OUTPUT.value, _fingerprint(), SHARD_CALLS.value, bar.update
             )
     seconds = time.monotonic() - started
     if resumed:
@@ -102,15 +102,13 @@ def _engine(scorer: BatchScorer) -> shards.Engine:
     return ray.engine(paths[1], BatchScorer, arguments, WORKERS.value)
 
 
-def _fingerprint(archive: TraceArchive) -> dict[str, Any]:
-    """What decides the rows: the model's files, the archive as it is now, and the flags."""
+def _fingerprint() -> dict[str, Any]:
+    """What decides the rows beside the archive: the model's files, and the flags."""
     digest = hashlib.sha256()
     for path in store.files_that_score(pathlib.Path(MODEL.value)):
         digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
-    status = archive.path.stat()
     return {
         "model": digest.hexdigest(),
-        "archive": [archive.path.name, status.st_size, status.st_mtime_ns],
         "ensemble": ENSEMBLE.value,
         "far": FAR.value,
         "stretch": STRETCH.value,

@@ -7,7 +7,7 @@ Learns from the archive's split "train" (from all its normal traces, if it has n
 when to stop and set the thresholds. The same command after an interruption goes on where the last checkpoint stands.
 
 It trains on all devices: on every GPU or TPU core, or, without one, on a device for each CPU core. On many hosts start
-it once a host with the same flags: SLURM, Open MPI, TPU and, with the package kubernetes, Kubernetes are recognised
+it once a host with the same flags: SLURM, Open MPI, TPU and, with the extra `kubernetes`, Kubernetes are recognised
 (deploy/ has jobs for them); anywhere else say --coordinator=HOST:PORT --num_processes=N --process_id=K. All processes
 must see the model directory. The number of devices and processes may change from one start to the next. Exit code 75
 means: start again to go on.

@@ -1,8 +1,8 @@
 """An archive in shards, so that no finished work is ever lost, whatever engine scores them.
 
 A shard is a run of the archive's traces. Its rows are written to `OUTPUT.parts`, each shard in a file that appears only
-when it is complete; the output is joined from them last. A run that was killed leaves its finished shards, and the same
-run goes on from there, with any engine: its output is the same to the byte.
+when it is complete; the output is joined from them last, with a manifest in its footer. A run that was killed leaves
+its finished shards, and the same run goes on from there, with any engine: its output is the same to the byte.
 """
 
 import dataclasses
@@ -19,6 +19,8 @@ import pyarrow.parquet as pq
 from syscall_lm import files
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.traces.archive import TraceArchive, TraceBatch
+
+MANIFEST_KEY = "syscall_lm.manifest"  # in the output's footer: a JSON object of what was scored, and with what
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +69,8 @@ def score_archive(
       engine: what scores the shards that are missing.
       schema: of the output.
       output: the file to write.
-      configuration: plain JSON values that decide the rows; finished shards of another configuration are refused.
+      configuration: plain JSON values that decide the rows, the archive aside; finished shards of another configuration
+        or archive are refused. Goes into the manifest.
       calls_per_shard: about how many calls are scored before they are safe on disk; a process holds three shards.
       progress: called with the calls of each shard, when it is done.
 
@@ -83,7 +86,8 @@ def score_archive(
         raise SyscallLMError(f"{output}: is a folder, but a file is to be written there")
     files.require_no_input(output, [archive.path])
     folder = output.with_name(output.name + ".parts").absolute()
-    parts: list[pathlib.Path] = []
+    settings = dict(configuration) | {"calls_per_shard": calls_per_shard}
+    shards: list[Shard] = []
     resumed = 0
 
     def missing() -> Iterator[tuple[Shard, TraceBatch]]:
@@ -92,7 +96,7 @@ def score_archive(
         for number, batch in enumerate(archive.batches(calls_per_shard)):
             shard = Shard(first, len(batch), len(batch.calls.calls), folder / f"{number:08}.parquet")
             first += len(batch)
-            parts.append(shard.part)
+            shards.append(shard)
             if shard.part.exists():
                 resumed += 1
                 progress(shard.calls)
@@ -101,15 +105,18 @@ def score_archive(
 
     with files.exclusive(folder):
         files.remove_leftovers(output)
-        _require_same(folder, dict(configuration) | {"calls_per_shard": calls_per_shard})
+        _require_same(folder, settings | {"archive": _as_it_is_now(archive.path)})
         for shard in engine(missing()):
             progress(shard.calls)
         with (
             files.complete_file(output) as temporary,
             pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
         ):
-            for part in parts:
-                writer.write_table(_read(part))
+            for shard in shards:
+                writer.write_table(_read(shard.part))
+            calls = sum(shard.calls for shard in shards)
+            manifest = settings | {"shards": len(shards), "traces": archive.num_traces, "calls": calls}
+            writer.add_key_value_metadata({MANIFEST_KEY: json.dumps(manifest, sort_keys=True)})
         shutil.rmtree(folder)
     return resumed
 
@@ -119,6 +126,11 @@ def _read(part: pathlib.Path) -> pa.Table:
         return pq.read_table(part)
     except (pa.ArrowException, OSError) as error:
         raise SyscallLMError(f"{part}: a damaged shard; delete it to score it again") from error
+
+
+def _as_it_is_now(path: pathlib.Path) -> list[Any]:
+    status = path.stat()
+    return [path.name, status.st_size, status.st_mtime_ns]
 
 
 def _require_same(folder: pathlib.Path, configuration: dict[str, Any]) -> None:

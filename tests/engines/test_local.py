@@ -1,6 +1,8 @@
 """A scored shard is never lost and never scored again, and the output is the same to the byte."""
 
 import errno
+import json
+import os
 import pathlib
 import random
 import shutil
@@ -62,6 +64,12 @@ def test_rows_come_in_the_archives_order(archive, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_the_manifest_tells_what_was_scored_and_with_what(archive, tmp_path):
+    run(archive, tmp_path / "out", Counting())
+    manifest = json.loads(pq.read_metadata(tmp_path / "out").metadata[shards.MANIFEST_KEY.encode()])
+    assert manifest == {"model": 1, "calls_per_shard": 100, "shards": SHARDS, "traces": 200, "calls": 2000}
+
+
 @pytest.mark.parametrize("stops", [(1,), (0, 7), (3, 5, 5, 2), (19,), (20,)])
 def test_interrupted_it_scores_each_shard_once_and_ends_with_the_same_bytes(archive, tmp_path, stops):
     run(archive, tmp_path / "whole", Counting())
@@ -103,6 +111,10 @@ def test_shards_of_another_run_are_refused_and_kept(archive, tmp_path):
         run(archive, tmp_path / "out", Counting(5))
     with pytest.raises(SyscallLMError, match="another model, archive or flags"):
         run(archive, tmp_path / "out", Counting(), {"model": 2})
+    shutil.copy(archive.path, tmp_path / "traces")
+    os.utime(tmp_path / "traces", ns=(1, 1))
+    with pytest.raises(SyscallLMError, match="another model, archive or flags"):
+        run(TraceArchive(tmp_path / "traces"), tmp_path / "out", Counting())
     assert run(archive, tmp_path / "out", Counting()) == 5
 
 
