@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import roc_auc_score, roc_curve
 
 from syscall_lm.errors import SyscallLMError
 
@@ -41,6 +40,8 @@ def curve(normal: np.ndarray, attack: np.ndarray) -> Curve:
     Raises:
       SyscallLMError: there are none of either, or a score is not finite.
     """
+    from sklearn.metrics import roc_auc_score, roc_curve  # slow to load
+
     if not len(normal) or not len(attack):
         raise SyscallLMError(
             f"an evaluation needs normal traces ({len(normal)}) and attacks ({len(attack)}), told apart by their label"

@@ -6,7 +6,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,6 +25,29 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ |= {"JAX_COMPILATION_CACHE_DIR": _cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
     jax.config.update("jax_compilation_cache_dir", _cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+# Nearly all of that time is LLVM's. What is tested of programs that run for milliseconds is their logic; it is found as
+# well without optimisations, in half the time. Set to 0, all tests are compiled as users' programs are.
+_OPTIMISATIONS = "JAX_DISABLE_MOST_OPTIMIZATIONS"
+_AS_USERS = ("kernels", "models", "test_scoring.py", "test_command.py")  # what is about numbers, and the main job
+if _OPTIMISATIONS not in os.environ:
+    os.environ[_OPTIMISATIONS] = "1"
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_as_users(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Has programs optimised where the folder or file is one of `_AS_USERS`."""
+    if not set(_AS_USERS) & set(request.path.parts):
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(_OPTIMISATIONS, "0")
+        jax.config.update("jax_disable_most_optimizations", False)
+        jax.clear_caches()
+        yield
+    jax.config.update("jax_disable_most_optimizations", os.environ[_OPTIMISATIONS] == "1")
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -74,6 +74,31 @@ def test_the_autoencoder_learns_what_is_certain_and_resumes_to_the_last_bit(trac
             np.testing.assert_array_equal(a, b)
 
 
+def test_interrupted_within_an_epoch_it_ends_with_the_same_parameters(traces, tmp_path, monkeypatch):
+    arguments = (shape("encoder-decoder"), [0, 1], recipe(), traces, traces)
+    whole = window_training.train_group(*arguments)
+
+    class Interrupted(Exception):
+        pass
+
+    save = checkpoints.Checkpoints.save
+
+    def save_and_stop(self, state, history):
+        save(self, state, history)
+        if state["batch"]:
+            raise Interrupted
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints.Checkpoints, "due", lambda self, step: step == 13)  # an epoch has 10
+        patched.setattr(checkpoints.Checkpoints, "save", save_and_stop)
+        with pytest.raises(Interrupted):
+            window_training.train_group(*arguments, tmp_path)
+    resumed = window_training.train_group(*arguments, tmp_path)
+    assert ["seconds" in row for row in resumed.history] == [True, False]  # its second epoch was interrupted
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(resumed.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_accuracy_is_that_of_greedy_decoding(traces):
     """Windows predicted exactly / windows, counted by hand from what the decoder says without being told."""
     objective = window_training.WindowPrediction(shape("encoder-decoder"), recipe(), traces, traces)
@@ -121,6 +146,21 @@ def test_members_trained_together_equal_members_trained_alone(model, traces):
         np.testing.assert_allclose(together.held_out_nll[place], alone.held_out_nll[0], rtol=1e-5)
         for a, b in zip(jax.tree.leaves(together.params), jax.tree.leaves(alone.params), strict=True):
             np.testing.assert_allclose(a[place], b[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", shapes.WINDOW_MODELS)
+def test_gradients_under_vmap_equal_those_of_each_member_alone(model, traces):
+    """An accelerator trains seeds so; on a CPU members take turns."""
+    objective = window_training.WindowPrediction(shape(model), recipe(), traces, traces)
+    batch = objective.gather(np.stack([np.arange(12), np.arange(12) % 3]))
+    params = jax.vmap(objective.initialise)(jax.random.split(jax.random.key(0), 3))
+    gradient = jax.grad(objective.loss, has_aux=True)
+    together = jax.jit(jax.vmap(gradient, (0, None, None, None)))(params, jax.random.key(0), None, batch)
+    for member in range(3):
+        one = jax.tree.map(lambda leaf, member=member: leaf[member], params)
+        alone = jax.jit(gradient)(one, jax.random.key(0), None, batch)
+        for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+            np.testing.assert_allclose(a[member], b, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("model", shapes.WINDOW_MODELS)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.cluster.hierarchy import fcluster, linkage
 
 from syscall_lm.detectors.base import Detector
 from syscall_lm.detectors.features import call_counts
@@ -79,6 +78,8 @@ def pseudo_programs(traces: Sequences, distance: float = 0.4) -> np.ndarray:
     Returns:
       int64 `[N]`, cluster numbers from 0.
     """
+    from scipy.cluster.hierarchy import fcluster, linkage  # slow to load
+
     if len(traces) < 2:
         return np.zeros(len(traces), np.int64)
     counts = call_counts(traces, int(traces.calls.max()) + 1).toarray()

@@ -1,7 +1,6 @@
 """Clusters of normal traces: the distance to the nearest centre."""
 
 import numpy as np
-from sklearn.cluster import KMeans
 
 from syscall_lm.detectors.base import Detector
 from syscall_lm.detectors.features import Features
@@ -28,6 +27,8 @@ class Clusters(Detector):
         self.features, self.clusters, self.seed = features, clusters, seed
 
     def _fit(self, normal: Sequences) -> None:
+        from sklearn.cluster import KMeans  # slow to load
+
         vectors = self.features.fit(normal).transform(normal)
         distinct = len(normal.distinct()[0])  # KMeans warns when it is asked for more centres than points
         clusters = min(self.clusters, distinct)

@@ -4,7 +4,6 @@ from typing import Self
 
 import numpy as np
 import scipy.sparse
-from sklearn.preprocessing import normalize
 
 from syscall_lm.detectors.base import Detector
 from syscall_lm.detectors.windows import Text, Windows
@@ -43,6 +42,8 @@ class Phrases:
 
     def transform(self, traces: Sequences) -> scipy.sparse.csr_array:
         """float64 `[N, F]`, sparse."""
+        from sklearn.preprocessing import normalize  # slow to load
+
         text = Text.of(traces)
         trace = np.repeat(np.arange(len(traces)), text.lengths)
         frequencies = scipy.sparse.csr_array((len(traces), self.features))

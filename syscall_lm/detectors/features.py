@@ -4,7 +4,6 @@ from typing import Protocol, Self
 
 import numpy as np
 import scipy.sparse
-from sklearn.feature_extraction.text import TfidfTransformer
 
 from syscall_lm.traces.trace import Sequences
 
@@ -91,6 +90,8 @@ class TfIdf:
     """
 
     def __init__(self, vocabulary_size: int):
+        from sklearn.feature_extraction.text import TfidfTransformer  # slow to load
+
         self._size = vocabulary_size
         self._transformer = TfidfTransformer(norm="l2", smooth_idf=True)
 

@@ -1,14 +1,24 @@
 """Nearest neighbours among normal traces: the radius that covers k of them, or how many lie within a radius."""
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
-from sklearn.neighbors import NearestNeighbors
 
 from syscall_lm.detectors.base import Detector
-from syscall_lm.detectors.features import Features
+from syscall_lm.detectors.features import Features, Matrix
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.traces.trace import Sequences
 
+if TYPE_CHECKING:
+    from sklearn.neighbors import NearestNeighbors
+
 NEIGHBOURS = 11  # Kim et al., section 3.2
+
+
+def _search(vectors: Matrix, **options: Any) -> "NearestNeighbors":
+    from sklearn.neighbors import NearestNeighbors  # slow to load
+
+    return NearestNeighbors(**options).fit(vectors)
 
 
 class Nearest(Detector):
@@ -41,9 +51,8 @@ class Nearest(Detector):
         self.features, self.neighbours, self.metric, self.average = features, neighbours, metric, average
 
     def _fit(self, normal: Sequences) -> None:
-        neighbours = min(self.neighbours, len(normal))
-        self._search = NearestNeighbors(n_neighbors=neighbours, metric=self.metric)
-        self._search.fit(self.features.fit(normal).transform(normal))
+        vectors = self.features.fit(normal).transform(normal)
+        self._search = _search(vectors, n_neighbors=min(self.neighbours, len(normal)), metric=self.metric)
 
     def decision_function(self, traces: Sequences) -> np.ndarray:
         """A distance, float64 `[N]`. A training trace counts itself among its neighbours, as eq. 4 has it."""
@@ -85,7 +94,7 @@ class WithinRadius(Detector):
 
     def _fit(self, normal: Sequences) -> None:
         vectors = self.features.fit(normal).transform(normal)
-        self._search = NearestNeighbors(metric="euclidean").fit(vectors)
+        self._search = _search(vectors, metric="euclidean")
         self._normal = len(normal)
         if self.radius is not None:
             self.radius_ = self.radius
