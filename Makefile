@@ -25,7 +25,7 @@ lint: install ## style and types
 	$(BIN)/basedpyright
 
 test: lint ## lint, types and all tests
-	$(BIN)/python -m pytest -q -n auto --dist=loadfile
+	$(BIN)/python -m pytest -q -n auto --dist=loadfile --no-loadscope-reorder
 
 clean: ## remove what the other targets made
 	rm -rf .venv .typing $(DEMO) build *.egg-info .pytest_cache .ruff_cache .hypothesis

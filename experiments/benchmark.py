@@ -13,7 +13,8 @@ the ratio to each peer, and the fraction of the floor: the floating-point operat
 the matrix-multiply rate that was measured between the rounds. Scoring is timed in this process; its surprisals are
 compared with ours first. Training is timed in processes of its own, ours and the peers' alike, the median of seven
 steps a round; PyTorch also in one that keeps freed memory, as `train` has it. First runs, with compilation, are timed
-apart, and what the process grew by in them. Machines are shared and noisy: quote ratios, and absolute speeds on a GPU
+apart, and what the process grew by in them. Cases that are in --output already and are not asked for stay as they are,
+with the commit that they were measured on. Machines are shared and noisy: quote ratios, and absolute speeds on a GPU
 only. It takes an hour and a half on two cores; close everything else.
 """
 
@@ -58,18 +59,28 @@ def main(argv: list[str]) -> None:
     if len(threads) < max(1, len(THREADS.value)):
         raise SyscallLMError("--torch_threads are numbers of threads")
     output = pathlib.Path(OUTPUT.value)
-    rows: list[dict[str, Any]] = []
+    measured = _measured_before(output / "benchmark.json")
     environment = provenance.environment()
     for case in _cases(shapes, threads):
-        rows += ({**row, "commit": environment["commit"]} for row in measure(case))
+        measured[case.name] = [{**row, "commit": environment["commit"]} for row in measure(case)]
+        rows = [row for of_case in measured.values() for row in of_case]
         result = {"environment": environment, "rows": rows}
         files.write_text(output / "benchmark.json", json.dumps(result, indent=1) + "\n")
         files.write_text(output / "table.md", table_of(result))
         print(table_of({**result, "rows": [row for row in rows if row["case"] == case.name]}), flush=True)
-    drawing = roofline.figure(rows, V)
+    drawing = roofline.figure([row for of_case in measured.values() for row in of_case], V)
     if drawing is not None:
         with files.complete_file(output / "roofline.png") as temporary:
             figures.save(drawing, temporary)
+
+
+def _measured_before(path: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
+    """Case -> its rows in an earlier run's file, if there is one."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    if path.exists():
+        for row in json.loads(path.read_text())["rows"]:
+            found.setdefault(row["case"], []).append(row)
+    return found
 
 
 class Case:
@@ -129,7 +140,10 @@ def _cases(shapes: Sequence[lstm.Shape], threads: list[int]) -> list[Case]:
                 Case(f"scoring {shape}, tiles", shape.flops_per_call, few, cases.sweep, shape)
                 for shape in dict.fromkeys((first, last))
             ),
-            Case(f"training {first}, minibatches", learning, few, worker.minibatches, first),
+            *(
+                Case(f"training {shape}, minibatches", cases.training_flops(shape), few, worker.minibatches, shape)
+                for shape in dict.fromkeys((first, last))
+            ),
         ],
         "devices": [
             Case(f"scoring {first}, CPU devices", scoring, few, worker.devices, "scoring", first),
