@@ -71,7 +71,8 @@ FAR = flags.DEFINE_float("far", 0.01, "false alarm rate that the model card stat
 CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices",
     0,
-    "devices to make of this process's cores, if there is no accelerator; 0: one a core, of at least 256 calls",
+    "devices to make of this process's cores, if there is no accelerator; 0: one a core, of at least 256 calls. "
+    "A model whose steps are too small to be shared uses one of them",
     lower_bound=0,
 )
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, which must be free there")

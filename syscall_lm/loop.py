@@ -27,6 +27,7 @@ from syscall_lm.types import Array, HostArray, Params
 
 SCHEDULES = ("constant", "cosine")
 Origin = tuple[HostArray, HostArray]  # of all that is random: the seed's key data, uint32 [2]; member numbers [M]
+SMALL_STEP = 8e8  # operations; sharing less among cores costs them more time than it saves (measured on two)
 STEPS_A_REPORT = 16  # reading the loss waits for the devices, so it is read now and then
 
 
@@ -68,6 +69,7 @@ class Objective(Protocol):
     Attributes:
       name: of the model, in messages and in the history's rows.
       sums: what `loss` and `evaluate` add up; among them "calls", by which the others are divided in `metrics`.
+      step_flops: floating-point operations of one member's step, forward and backward, about.
     """
 
     @property
@@ -75,6 +77,9 @@ class Objective(Protocol):
 
     @property
     def sums(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    @property
+    def step_flops(self) -> float: ...  # noqa: D102
 
     def initialise(self, key: Array, /) -> Params:
         """Fresh parameters of one member."""
@@ -153,7 +158,7 @@ def train(
     """
     steps_an_epoch = sum(1 for _ in objective.plans(0))
     total_steps = optimisation.epochs * steps_an_epoch
-    mesh = Mesh(len(member_numbers))
+    mesh = mesh_for(objective, len(member_numbers))
     initial, step = begin(objective, member_numbers, optimisation, total_steps, mesh)
     end_epoch = jax.jit(_end_epoch, donate_argnums=0, out_shardings=_layout(initial, mesh))
     checkpoints = Checkpoints(workdir, checkpoint_seconds)
@@ -212,6 +217,12 @@ def train(
     return Trained(mesh.to_host(state["best"]), np.asarray(state["best_nll"]), len(history), history)
 
 
+def mesh_for(objective: Objective, members: int) -> Mesh:
+    """All devices; but where they are the cores of one process, and a step is small, a core for each row of members."""
+    cores = jax.default_backend() == "cpu" and jax.process_count() == 1
+    return Mesh(members, columns=1 if cores and objective.step_flops < SMALL_STEP else None)
+
+
 def begin(
     objective: Objective,
     member_numbers: Sequence[int],
@@ -226,7 +237,7 @@ def begin(
       minibatch's plan to the next state.
     """
     cpu.keep_freed_memory()
-    mesh = mesh or Mesh(len(member_numbers))
+    mesh = mesh or mesh_for(objective, len(member_numbers))
     optimizer = _optimizer(optimisation, total_steps)
 
     # Arguments of the programs, not constants in them: those of one seed serve every other.

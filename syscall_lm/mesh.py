@@ -30,13 +30,14 @@ class Mesh:
     Args:
       members: M.
       rows: of the `member` axis, if not as many as possible; must divide M and the number of devices.
+      columns: of the `data` axis, at most; None for all devices.
     """
 
-    def __init__(self, members: int, rows: int | None = None):
+    def __init__(self, members: int, rows: int | None = None, columns: int | None = None):
         devices = np.array(jax.devices())
         self.members = members
         self.rows = math.gcd(members, len(devices)) if rows is None else rows
-        self._grid = jax.sharding.Mesh(devices.reshape(self.rows, -1), ("member", "data"))
+        self._grid = jax.sharding.Mesh(devices.reshape(self.rows, -1)[:, :columns], ("member", "data"))
         self.columns = self._grid.shape["data"]
 
     def __str__(self) -> str:

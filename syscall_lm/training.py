@@ -198,6 +198,7 @@ class LanguageModelling:
     def __init__(self, shape: lstm.Shape, recipe: Recipe, train: Sequences, held_out: Sequences):
         self.name = str(shape)
         self._shape, self._recipe, self._train = shape, recipe, train
+        self.step_flops = 3.0 * shape.flops_per_call * recipe.minibatch_calls
         self.gather = packing.Packer(train, go=shape.vocabulary_size).gather
         self.evaluate = _make_evaluation(held_out, shape.vocabulary_size)
 

@@ -103,6 +103,7 @@ class WindowPrediction:
     def __init__(self, shape: WindowShape, recipe: WindowRecipe, train: Sequences, held_out: Sequences):
         self.name = str(shape)
         self._shape, self._recipe, self._model = shape, recipe, shapes.module_of(shape)
+        self.step_flops = 3.0 * shape.flops_per_call * recipe.minibatch_windows * recipe.length
         go = shape.vocabulary_size
         self._train, self._held_out = (Windows(s, recipe.length, recipe.stride, go) for s in (train, held_out))
         self._known = np.unique(np.append(train.calls.astype(np.int64), go))  # held-out traces may hold other calls

@@ -4,13 +4,14 @@ import json
 import re
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from syscall_lm import scoring, training, window_scoring, window_training
+from syscall_lm import loop, scoring, training, window_scoring, window_training
 from syscall_lm.kernels import hopper
 from syscall_lm.models import language_model, lstm, shapes
 from syscall_lm.models.store import Member
@@ -22,10 +23,13 @@ TRACES = Sequences.from_list([(np.arange(33 + i % 15) + i) % 3 for i in range(24
 EIGHT = f"""
 import importlib.util, json, jax
 jax.config.update("jax_num_cpu_devices", 8)
+from syscall_lm import loop
+loop.SMALL_STEP = 0  # else steps as small as these would be left to one device
 spec = importlib.util.spec_from_file_location("test_mesh", {__file__!r})
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 done = [module.losses(), module.compiled_step(), module.scores(), module.undivided(), module.window_scores()]
+done.append(module.chosen())
 print(json.dumps(done))
 """
 
@@ -49,7 +53,6 @@ def losses():
 
 def compiled_step():
     """The program of one step on a mesh of 2 x 4, as text."""
-    from syscall_lm import loop
     from syscall_lm.mesh import Mesh
 
     recipe, mesh = training.Recipe(minibatch_calls=256, steps=16), Mesh(2)
@@ -109,6 +112,16 @@ def undivided():
     return found
 
 
+def chosen():
+    """Rows and columns of the mesh for a large and for a small step, of one member and of two."""
+    found = []
+    for limit in (4.0, 6.0):
+        loop.SMALL_STEP = limit
+        meshes = [loop.mesh_for(types.SimpleNamespace(step_flops=5.0), members) for members in (1, 2)]
+        found.append([[mesh.rows, mesh.columns] for mesh in meshes])
+    return found
+
+
 @pytest.fixture(scope="module")
 def on_eight_devices():
     done = subprocess.run([sys.executable, "-c", EIGHT], capture_output=True, text=True, timeout=300, check=False)
@@ -121,6 +134,10 @@ def test_eight_devices_give_the_losses_of_one(on_eight_devices):
     assert alone.keys() == together.keys()
     for name in alone:
         np.testing.assert_allclose(together[name], alone[name], rtol=1e-5, err_msg=name)
+
+
+def test_a_small_step_is_left_to_one_device_a_row(on_eight_devices):
+    assert on_eight_devices[5] == [[[1, 8], [2, 4]], [[1, 1], [2, 1]]]
 
 
 def test_eight_devices_score_as_one_to_the_bit(on_eight_devices):
