@@ -75,6 +75,8 @@ class Mesh:
         Returns:
           the arrays, their lanes padded.
         """
+        if self._grid.size == 1:
+            return jax.device_put(gather(plan), self.everywhere)
         if missing := -plan.shape[-1] % self.columns:
             plan = np.concatenate([plan, np.full((*plan.shape[:-1], missing), -1, plan.dtype)], axis=-1)
         sharding = self._of_batch(plan.ndim)
