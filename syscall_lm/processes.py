@@ -7,6 +7,7 @@ on at all. The first process alone writes results; everybody logs, each line wit
 
 import atexit
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
@@ -27,7 +28,10 @@ SHUTDOWN_SECONDS = 24 * 3600  # the others wait so long while the first one cali
 # Set by srun, mpirun, an Indexed Job of Kubernetes and Cloud TPU; the last two say that there may be others.
 _LAUNCHERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "JOB_COMPLETION_INDEX", "TPU_WORKER_HOSTNAMES")
 
+_START_AGAIN = "start all again with the same command to go on"
+
 _asked_to_stop = False
+_on_abort: Any = None
 
 
 def start(
@@ -153,6 +157,7 @@ def together() -> Iterator[None]:
     if jax.process_count() == 1:
         yield
         return
+    _interrupt_on_abort(f"process {jax.process_index()} of {jax.process_count()} lost the others (JAX tells how above)")
     try:
         yield
         multihost_utils.sync_global_devices("done")
@@ -162,10 +167,29 @@ def together() -> Iterator[None]:
         atexit.register(_leave, Interrupted.exit_code if reason or isinstance(error, Interrupted) else 2)
         if reason:
             raise Interrupted(
-                f"process {jax.process_index()} of {jax.process_count()} lost the others ({reason}); "
-                "start all again with the same command to go on"
+                f"process {jax.process_index()} of {jax.process_count()} lost the others ({reason}); {_START_AGAIN}"
             ) from error
         raise
+
+
+def _interrupt_on_abort(reason: str) -> None:
+    """Has this process end as interrupted when JAX aborts it.
+
+    When the coordinator dies, a thread of JAX may see it before any computation fails, and calls abort(). Only a signal
+    handler of C's comes in between; it runs in that thread, where it may take its time.
+    """
+    global _on_abort
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_int)
+    def leave(number: int) -> None:
+        del number
+        print(f"interrupted: {reason}; {_START_AGAIN}", file=sys.stderr)
+        _leave(Interrupted.exit_code)
+
+    _on_abort = leave  # C keeps no reference
+    install = ctypes.CDLL(None).signal
+    install.restype = ctypes.c_void_p
+    install(signal.SIGABRT, leave)
 
 
 def _lost_connection(error: BaseException | None) -> str:

@@ -64,6 +64,20 @@ def kill_one_of_two(archive, model, victim, checkpoints):
     return out
 
 
+def test_a_process_that_jax_aborts_was_interrupted():
+    """JAX calls abort() in a thread of its own where it sees first that the coordinator is gone."""
+    program = """
+import ctypes, threading, time
+from syscall_lm import processes
+processes._interrupt_on_abort("this one lost the others")
+threading.Thread(target=ctypes.CDLL(None).abort).start()
+time.sleep(100)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=False)
+    expected = "interrupted: this one lost the others; start all again with the same command to go on\n"
+    assert (done.returncode, done.stderr) == (75, expected)
+
+
 def losses(model):
     rows = [json.loads(line) for line in (model / "metrics.jsonl").read_text().splitlines()]
     return [row["train_nll"] + row["held_out_nll"] for row in rows]
