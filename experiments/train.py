@@ -71,8 +71,8 @@ FAR = flags.DEFINE_float("far", 0.01, "false alarm rate that the model card stat
 CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices",
     0,
-    "devices to make of this process's cores, if there is no accelerator; 0: one a core, of at least 256 calls. "
-    "A model whose steps are too small to be shared uses one of them",
+    "devices to make of this process's cores, and to use, if there is no accelerator; "
+    "0: at most one a core, fewer where each would have too little to do",
     lower_bound=0,
 )
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, which must be free there")
@@ -91,7 +91,7 @@ def main(argv: list[str]) -> None:
         raise SyscallLMError("--members: name at least one, like 1x200")
     train, held_out = data.training_traces(archive, HELD_OUT.value, SEED.value)
     recipe = _recipe(train)
-    # Two devices on two cores train 1.1 to 1.2 times as fast as one, also with 256 calls each.
+    # The loop leaves some of them alone where a step is small; processes that train together use all that they have.
     devices = min(len(os.sched_getaffinity(0)), max(1, recipe.minibatch_calls // 256))
     processes.start(CPU_DEVICES.value or devices, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     with processes.together(), profiled():
@@ -140,6 +140,7 @@ def _train(
         members, history = training.train_members(
             wanted, recipe, train, held_out, path / "checkpoints", log,
             checkpoint_seconds=CHECKPOINT_SECONDS.value, say=processes.say, progress=processes.is_first(),
+            all_devices=CPU_DEVICES.value > 0,
         )  # fmt: skip
         if not processes.is_first():
             return

@@ -27,7 +27,7 @@ from syscall_lm.types import Array, HostArray, Params
 
 SCHEDULES = ("constant", "cosine")
 Origin = tuple[HostArray, HostArray]  # of all that is random: the seed's key data, uint32 [2]; member numbers [M]
-SMALL_STEP = 8e8  # operations; sharing less among cores costs them more time than it saves (measured on two)
+CORE_FLOPS = 4e8  # of a step; a core that is left less costs more time than it saves (measured on two)
 STEPS_A_REPORT = 16  # reading the loss waits for the devices, so it is read now and then
 
 
@@ -139,6 +139,7 @@ def train(
     log: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
     say: Callable[[str], None] = lambda line: None,
     progress: bool = False,
+    all_devices: bool = False,
 ) -> Trained:
     """Trains M members; called in all processes at once, if there are several.
 
@@ -151,6 +152,7 @@ def train(
       log: called after each epoch with all rows so far (plain JSON values).
       say: called with a line about the mesh and one about the throughput of the first steps.
       progress: show a progress bar on stderr, if that is a terminal.
+      all_devices: use them, even where a step is so small that fewer would be faster, see `mesh_for`.
 
     Raises:
       SyscallLMError: a loss that is not finite, or a damaged checkpoint.
@@ -158,7 +160,7 @@ def train(
     """
     steps_an_epoch = sum(1 for _ in objective.plans(0))
     total_steps = optimisation.epochs * steps_an_epoch
-    mesh = mesh_for(objective, len(member_numbers))
+    mesh = Mesh(len(member_numbers)) if all_devices else mesh_for(objective, len(member_numbers))
     initial, step = begin(objective, member_numbers, optimisation, total_steps, mesh)
     end_epoch = jax.jit(_end_epoch, donate_argnums=0, out_shardings=_layout(initial, mesh))
     checkpoints = Checkpoints(workdir, checkpoint_seconds)
@@ -218,9 +220,9 @@ def train(
 
 
 def mesh_for(objective: Objective, members: int) -> Mesh:
-    """All devices; but where they are the cores of one process, and a step is small, a core for each row of members."""
+    """All devices; but where they are the cores of one process, only as many as a step gives enough to do."""
     cores = jax.default_backend() == "cpu" and jax.process_count() == 1
-    return Mesh(members, columns=1 if cores and objective.step_flops < SMALL_STEP else None)
+    return Mesh(members, columns=max(1, int(objective.step_flops / CORE_FLOPS)) if cores else None)
 
 
 def begin(

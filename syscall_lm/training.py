@@ -179,7 +179,7 @@ def train_group(
       train: normal traces, ids in the model's vocabulary.
       held_out: normal traces that choose when to stop, and nothing else.
       workdir: where checkpoints live; None for none. A folder with checkpoints is resumed.
-      options: `checkpoint_seconds`, `log`, `say` and `progress` of `loop.train`.
+      options: `checkpoint_seconds`, `log`, `say`, `progress` and `all_devices` of `loop.train`.
 
     Raises:
       SyscallLMError: no training or held-out traces, a loss that is not finite, or a damaged checkpoint.

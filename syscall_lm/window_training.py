@@ -78,7 +78,7 @@ def train_group(
       train: normal traces, ids in the model's vocabulary.
       held_out: normal traces that choose when to stop, and nothing else.
       workdir: where checkpoints live; None for none. A folder with checkpoints is resumed.
-      options: `checkpoint_seconds`, `log`, `say` and `progress` of `loop.train`.
+      options: `checkpoint_seconds`, `log`, `say`, `progress` and `all_devices` of `loop.train`.
 
     Returns:
       the parameters and the history; its metrics are "nll" (nats per call), "call_accuracy" (calls predicted / calls)

@@ -24,7 +24,7 @@ EIGHT = f"""
 import importlib.util, json, jax
 jax.config.update("jax_num_cpu_devices", 8)
 from syscall_lm import loop
-loop.SMALL_STEP = 0  # else steps as small as these would be left to one device
+loop.CORE_FLOPS = 1e-9  # else steps as small as these would be left to one device
 spec = importlib.util.spec_from_file_location("test_mesh", {__file__!r})
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
@@ -113,11 +113,11 @@ def undivided():
 
 
 def chosen():
-    """Rows and columns of the mesh for a large and for a small step, of one member and of two."""
+    """Rows and columns of the mesh for one member and for two, where a step is enough for 20 devices, 3 and none."""
     found = []
-    for limit in (4.0, 6.0):
-        loop.SMALL_STEP = limit
-        meshes = [loop.mesh_for(types.SimpleNamespace(step_flops=5.0), members) for members in (1, 2)]
+    loop.CORE_FLOPS = 5.0
+    for flops in (100.0, 17.0, 4.0):
+        meshes = [loop.mesh_for(types.SimpleNamespace(step_flops=flops), members) for members in (1, 2)]
         found.append([[mesh.rows, mesh.columns] for mesh in meshes])
     return found
 
@@ -136,8 +136,8 @@ def test_eight_devices_give_the_losses_of_one(on_eight_devices):
         np.testing.assert_allclose(together[name], alone[name], rtol=1e-5, err_msg=name)
 
 
-def test_a_small_step_is_left_to_one_device_a_row(on_eight_devices):
-    assert on_eight_devices[5] == [[[1, 8], [2, 4]], [[1, 1], [2, 1]]]
+def test_a_small_step_is_left_to_few_devices_a_row(on_eight_devices):
+    assert on_eight_devices[5] == [[[1, 8], [2, 4]], [[1, 3], [2, 3]], [[1, 1], [2, 1]]]
 
 
 def test_eight_devices_score_as_one_to_the_bit(on_eight_devices):
