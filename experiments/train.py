@@ -50,7 +50,7 @@ MEMBERS = flags.DEFINE_list(
 EPOCHS = flags.DEFINE_integer("epochs", _DEFAULTS.epochs, "passes over the training traces, at most")
 LEARNING_RATE = flags.DEFINE_float("learning_rate", _DEFAULTS.learning_rate, "Adam's, at its peak, of language models")
 SCHEDULE = flags.DEFINE_enum("schedule", _DEFAULTS.schedule, training.SCHEDULES, "how the learning rate develops")
-DROPOUT = flags.DEFINE_float("dropout", _DEFAULTS.dropout, "on the non-recurrent connections")
+DROPOUT = flags.DEFINE_float("dropout", _DEFAULTS.dropout, "on the connections from layer to layer and to the softmax")
 CLIP = flags.DEFINE_float("clip", _DEFAULTS.clip, "largest norm of a gradient")
 BATCHING = flags.DEFINE_enum(
     "batching",

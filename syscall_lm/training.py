@@ -39,7 +39,7 @@ class Recipe(loop.Optimisation):
     rate that decays to zero.
 
     Attributes:
-      dropout: on the non-recurrent connections.
+      dropout: on the connections from layer to layer and to the softmax.
       batching: "traces" (minibatches of whole traces of similar length) or "lanes" (truncated back-propagation with
         carried state over packed lanes: no padding, one compiled shape).
       minibatch_calls: calls in a minibatch.
@@ -228,8 +228,8 @@ class LanguageModelling:
         if carry is None:
             carry = lstm.initial_state(params, batch.inputs.shape[1])
         h, carry = lstm.run(params, batch.inputs, batch.reset, carry, key, self._recipe.dropout)
-        nll = lstm.negative_log_likelihood(params, h, batch.targets)
-        total, calls = jnp.where(batch.mask, nll, 0).sum(), batch.mask.sum()
+        total, _, _ = lstm.weighted_loss(params, h, batch.targets, batch.mask.astype(h.dtype))
+        calls = batch.mask.sum()
         return total / calls, ({"nll": total, "calls": calls}, carry)
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -21,7 +21,6 @@ from syscall_lm.types import Array, Params
 
 HELD_OUT_BATCH = 512
 MERGED_MULTIPLE = 8  # of windows that a minibatch on a CPU has once equal ones are merged
-PART_CALLS = 2048  # on a CPU: what a part of a minibatch leaves in memory is reused by the next, and never given back
 
 # Chosen by the held-out loss of normal traces (experiments/soni2019/train.py).
 LEARNING_RATES = {encoder_decoder.NAME: 1e-2, autoencoder.NAME: 8e-2}
@@ -137,37 +136,8 @@ class WindowPrediction:
     ) -> tuple[Array, tuple[dict[str, Array], None]]:
         """See `loop.Objective`."""
         del key, carry
-        # The autoencoder leaves so little in memory that parts only cost it time, and many devices have parts already.
-        alone = jax.default_backend() == "cpu" and jax.device_count() == 1
-        whole = not alone or isinstance(self._shape, autoencoder.Shape)
-        parts = 1 if whole else parts_of(*batch.calls.shape)
-        sums = self._sums(params, batch, self._known) if parts == 1 else self._sums_by_parts(params, batch, parts)
+        sums = self._sums(params, batch, self._known)
         return sums["nll"] / sums["calls"], (sums, None)
-
-    def _sums_by_parts(self, params: Params, batch: Batch, parts: int) -> dict[str, Array]:
-        """Equals `_sums`; its gradient is found with it, so that only one part exists at a time."""
-
-        def nll(params: Params, part: Batch) -> tuple[Array, dict[str, Array]]:
-            sums = self._sums(params, part, self._known)
-            return sums["nll"], sums
-
-        def forward(params: Params) -> tuple[dict[str, Array], Params]:
-            def body(total, part):
-                (_, sums), gradient = jax.value_and_grad(nll, has_aux=True)(params, part)
-                return jax.tree.map(jnp.add, total, (sums, gradient)), None
-
-            zero = (dict.fromkeys(self.sums, jnp.float32(0)), jax.tree.map(jnp.zeros_like, params))
-            return jax.lax.scan(body, zero, jax.tree.map(cut, batch))[0]
-
-        def cut(leaf: Array) -> Array:  # [L, B] to [parts, L, B / parts]
-            return jnp.swapaxes(jnp.reshape(leaf, (len(leaf), parts, -1)), 0, 1)
-
-        def backward(gradient: Params, of_sums: dict[str, Array]) -> tuple[Params]:
-            return (jax.tree.map(lambda leaf: leaf * of_sums["nll"], gradient),)
-
-        run = jax.custom_vjp(lambda params: forward(params)[0])
-        run.defvjp(forward, backward)
-        return run(params)
 
     def evaluate(self, params: Params, mesh: Mesh) -> dict[str, np.ndarray]:
         """See `loop.Objective`."""
@@ -192,39 +162,13 @@ class WindowPrediction:
         return mesh.over_members(member, params, carry=None, batch=batch, lanes=HELD_OUT_BATCH)[1]
 
     def _sums(self, params: Params, batch: Batch, known: np.ndarray | None = None) -> dict[str, Array]:
-        nll, right = judge(self._model.logits(params, batch, known), batch)
+        nll, _, right = self._model.judge(params, batch, known)
         times = batch.mask.astype(jnp.float32)  # how often each call counts
         whole = times.min(0)  # a window cut off by its trace's end is no window in the paper's sense
         return {
-            "nll": (times * nll).sum(),
+            "nll": nll,
             "calls": times.sum(),
             "calls_right": (times * right).sum(),
             "windows": whole.sum(),
             "windows_right": (whole * right.all(0)).sum(),
         }
-
-
-def parts_of(length: int, windows: int) -> int:
-    """Into how many equal parts B windows of L calls are cut: each has at most `PART_CALLS` calls, if it can."""
-    return next(
-        n for n in range(1, windows + 1) if n == windows or not windows % n and length * windows <= n * PART_CALLS
-    )
-
-
-def judge(logits: Array, batch: Batch) -> tuple[Array, Array]:
-    """Compares predictions with what came.
-
-    Args:
-      logits: `[L, B, V]`, unnormalised log-probabilities of the batch's calls.
-      batch: B windows.
-
-    Returns:
-      negative log-likelihoods in nats, and whether the call is the most probable one, each `[L, B]`; both mean nothing
-      where the batch is masked.
-    """
-    targets = jnp.where(batch.mask != 0, batch.calls, 0)
-    chosen = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
-    # The log-sum-exp by hand: `jax.nn.logsumexp` looks for the highest a second time.
-    highest = jax.lax.stop_gradient(logits.max(-1))
-    total = jnp.log(jnp.exp(logits - highest[..., None]).sum(-1)) + highest
-    return total - chosen, chosen >= highest

@@ -3,6 +3,7 @@
 import collections
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -116,24 +117,30 @@ def test_accuracy_is_that_of_greedy_decoding(traces):
     np.testing.assert_allclose(metrics["window_accuracy"], sums["windows_right"] / sums["windows"])
 
 
-def test_gradients_found_by_parts_are_those_of_the_whole_minibatch(traces, monkeypatch):
-    objective = window_training.WindowPrediction(shape("encoder-decoder"), recipe(), traces, traces)
-    params = objective.initialise(jax.random.key(0))
-    numbers = np.append(np.arange(15), -1)  # the last window is an empty one
-    batch = objective.gather(np.stack([numbers, numbers % 3 + 1]))
-    found = {}
-    for part_calls in (10**6, 12):
-        monkeypatch.setattr(window_training, "PART_CALLS", part_calls)
-        gradient = jax.jit(jax.grad(objective.loss, has_aux=True))
-        found[part_calls], (sums, _) = gradient(params, jax.random.key(0), None, batch)
-        assert sums["calls"] == batch.mask.sum() and 0 < sums["windows"] <= 30
-    for a, b in zip(*map(jax.tree.leaves, found.values()), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+@pytest.mark.parametrize("model", shapes.WINDOW_MODELS)
+def test_what_is_learned_from_is_what_the_logits_say(model, traces):
+    module, go = shapes.module_of(shape(model)), V
+    params = module.initialise(jax.random.key(3), shape(model))
+    merged = np.stack([np.append(np.arange(15), -1), np.append(np.arange(15) % 3 + 1, 0)])
+    batch = Windows(traces, L, recipe().stride, go).gather_merged(merged)
+    times = np.asarray(batch.mask, np.float32)
+    assert times.max() == 3 and times.min() == 0
 
+    def plain(params):
+        scores = jax.nn.log_softmax(module.logits(params, batch))
+        nll = -jnp.take_along_axis(scores, np.where(times > 0, batch.calls, 0)[..., None], -1)[..., 0]
+        return (times * nll).sum(), (nll, scores.argmax(-1) == batch.calls)
 
-def test_minibatches_are_cut_into_equal_parts():
-    cases = {(3, 256): 1, (10, 256): 2, (15, 256): 2, (10, 255): 3, (4096, 6): 6, (10, 1): 1}
-    assert {case: window_training.parts_of(*case) for case in cases} == cases
+    def ours(params):
+        total, *values = module.judge(params, batch)
+        return total, tuple(values)
+
+    (expected, found) = (jax.value_and_grad(loss, has_aux=True)(params) for loss in (plain, ours))
+    np.testing.assert_allclose(found[0][0], expected[0][0], rtol=1e-6)
+    for ours_, plain_ in zip(found[0][1], expected[0][1], strict=True):
+        np.testing.assert_allclose(np.asarray(ours_)[times > 0], np.asarray(plain_)[times > 0], rtol=1e-5, atol=1e-6)
+    for ours_, plain_ in zip(jax.tree.leaves(found[1]), jax.tree.leaves(expected[1]), strict=True):
+        np.testing.assert_allclose(ours_, plain_, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("model", shapes.WINDOW_MODELS)

@@ -56,7 +56,7 @@ class Torch:
                 self.drop = torch.nn.Dropout(DROPOUT)
 
             def forward(self, inputs, targets):
-                hidden, _ = self.lstm(self.drop(self.embedding(inputs)))
+                hidden, _ = self.lstm(self.embedding(inputs))
                 logits = self.out(self.drop(hidden))
                 nll = torch.nn.functional.cross_entropy(
                     logits.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=-1
@@ -129,7 +129,8 @@ class Flax:
             def __call__(self, inputs, targets, train: bool):
                 hidden = nn.Embed(shape.vocabulary_size + 1, shape.cells, name="embedding")(inputs)
                 for i in range(shape.layers):
-                    hidden = nn.Dropout(DROPOUT, deterministic=not train)(hidden)
+                    if i > 0:
+                        hidden = nn.Dropout(DROPOUT, deterministic=not train)(hidden)
                     cell = nn.OptimizedLSTMCell(shape.cells, name=f"cell_{i}")
                     hidden = nn.RNN(cell, time_major=True)(hidden)
                 hidden = nn.Dropout(DROPOUT, deterministic=not train)(hidden)

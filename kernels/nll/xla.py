@@ -1,70 +1,79 @@
-"""The surprisal in blocks, with a hand-written backward pass: `[T, B, V]` logits never exist, neither way.
-
-Forward keeps one number a row, the log-sum-exp. Backward makes the logits of a block again, which costs a third of the
-head's arithmetic and saves writing and reading all of them.
-"""
+"""The surprisal in blocks: `[T, B, V]` logits never exist, neither forward nor backward."""
 
 import jax
 import jax.numpy as jnp
 
 from syscall_lm.kernels.projection import weight_gradient
 
-BLOCK_ROWS = 1024
+BLOCK_ROWS = 2048
 
 
 def nll(h, w_out, b_out, targets):
     """See `api.nll`."""
-    if targets.ndim == 0 or h.shape[0] == 0:
-        return _block(h, w_out, b_out, targets)[0]
-    return _nll(h, w_out, b_out, jnp.asarray(targets))
+    if targets.ndim == 0:
+        return _of_rows(h, w_out, b_out, targets)[0]
+    return _values(h, w_out, b_out, jnp.asarray(targets))[0]
+
+
+def weighted_nll(h, w_out, b_out, targets, weights):
+    """See `api.weighted_nll`."""
+    total, *values = _weighted_nll(h, w_out, b_out, jnp.asarray(targets), jnp.asarray(weights))
+    return total, *map(jax.lax.stop_gradient, values)
+
+
+def _of_rows(h, w_out, b_out, targets):
+    """Surprisals, whether the target is the most probable call, and what the gradient needs."""
+    logits = h @ w_out + b_out
+    highest = logits.max(-1)
+    chosen = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
+    shifted = jnp.exp(logits - highest[..., None])
+    total = shifted.sum(-1)
+    return jnp.log(total) + highest - chosen, chosen >= highest, shifted, total
+
+
+def _values(h, w_out, b_out, targets):
+    def block(nothing, rows):
+        return nothing, _of_rows(rows[0], w_out, b_out, rows[1])[:2]
+
+    return _scan_blocks(block, None, (h, targets))[1]
 
 
 @jax.custom_vjp
-def _nll(h, w_out, b_out, targets):
-    return _forward(h, w_out, b_out, targets)[0]
+def _weighted_nll(h, w_out, b_out, targets, weights):
+    values, right = _values(h, w_out, b_out, targets)
+    return (weights * values).sum(), values, right
 
 
-def _block(h, w_out, b_out, targets):
-    logits = h @ w_out + b_out
-    highest = logits.max(-1)
-    total = jnp.log(jnp.exp(logits - highest[..., None]).sum(-1)) + highest
-    return total - jnp.take_along_axis(logits, targets[..., None], -1)[..., 0], total
+def _forward(h, w_out, b_out, targets, weights):
+    """Finds the gradient as well, while the logits are there: making them anew is a fourth of the head's products."""
 
-
-def _forward(h, w_out, b_out, targets):
-    values, totals = _in_blocks(lambda h, targets: _block(h, w_out, b_out, targets), (h, targets))
-    return values, (h, w_out, b_out, targets, totals)
-
-
-def _backward(saved, gradient):
-    h, w_out, b_out, targets, totals = saved
-
-    def block(weights, rows):
-        h, targets, totals, gradient = rows
-        probability = jnp.exp(h @ w_out + b_out - totals[..., None])
+    def block(gradients, rows):
+        h, targets, weights = rows
+        values, right, shifted, total = _of_rows(h, w_out, b_out, targets)
         hit = targets[..., None] == jnp.arange(w_out.shape[1], dtype=targets.dtype)
-        dlogits = gradient[..., None] * (probability - hit)
-        dw, db = weights
-        axes = tuple(range(dlogits.ndim - 1))
-        return (dw + weight_gradient(h, dlogits), db + dlogits.sum(axes)), dlogits @ w_out.T
+        dlogits = shifted * (weights / total)[..., None] - jnp.where(hit, weights[..., None], 0)
+        dw, db = gradients
+        gradients = dw + weight_gradient(h, dlogits), db + dlogits.sum(tuple(range(targets.ndim)))
+        return gradients, (values, right, dlogits @ w_out.T)
 
     zeros = (jnp.zeros_like(w_out), jnp.zeros_like(b_out))
-    (dw, db), dh = _scan_blocks(block, zeros, (h, targets, totals, gradient))
-    return dh, dw, db, None
+    (dw, db), (values, right, dh) = _scan_blocks(block, zeros, (h, targets, weights))
+    return ((weights * values).sum(), values, right), (dh, dw, db)
 
 
-_nll.defvjp(_forward, _backward)
+def _backward(gradients, of_results):
+    scaled = (gradient * of_results[0] for gradient in gradients)
+    return *scaled, None, None
 
 
-def _in_blocks(function, rows):
-    return _scan_blocks(lambda nothing, part: (nothing, function(*part)), None, rows)[1]
+_weighted_nll.defvjp(_forward, _backward)
 
 
 def _scan_blocks(function, carry, rows):
     """Scans over blocks of the leading axis, each of about BLOCK_ROWS rows; what is left over is a last block."""
     steps = rows[1].shape[0]
-    rows_a_step = max(1, rows[1].size // steps)
-    size = min(steps, max(1, BLOCK_ROWS // rows_a_step))
+    rows_a_step = max(1, rows[1].size // max(1, steps))
+    size = max(1, min(steps, BLOCK_ROWS // rows_a_step))
     whole = steps // size * size
     blocks = jax.tree.map(lambda leaf: leaf[:whole].reshape(whole // size, size, *leaf.shape[1:]), rows)
     carry, results = jax.lax.scan(function, carry, blocks)

@@ -122,12 +122,8 @@ def encode(params: Params, calls: HostArray) -> Array:
         return rows.sum(0) + params["b_code"]
 
 
-def logits(params: Params, batch: Batch, known: np.ndarray | None = None) -> Array:
-    """Unnormalised log-probabilities `[L, B, V]` of every call, told from the code of its whole window.
-
-    `known` spares work in the encoder-decoder, and means nothing here.
-    """
-    del known
+def logits(params: Params, batch: Batch) -> Array:
+    """Unnormalised log-probabilities `[L, B, V]` of every call, told from the code of its whole window."""
     folded = fold(params)
     length, width, size = folded["w_told"].shape
     code = encode(folded, batch.calls)
@@ -136,6 +132,17 @@ def logits(params: Params, batch: Batch, known: np.ndarray | None = None) -> Arr
         all_positions = jnp.swapaxes(folded["w_told"], 0, 1).reshape(width, length * size)
         told = (code @ all_positions).reshape(-1, length, size) + folded["b_told"]
         return jnp.swapaxes(told, 0, 1)
+
+
+def judge(params: Params, batch: Batch, known: np.ndarray | None = None) -> tuple[Array, Array, Array]:
+    """See `encoder_decoder.judge`; `known` spares work there, and means nothing here."""
+    del known
+    targets, told = jnp.where(batch.mask != 0, batch.calls, 0), logits(params, batch)
+    # The log-sum-exp by hand: `jax.nn.logsumexp` looks for the highest a second time.
+    highest = jax.lax.stop_gradient(told.max(-1))
+    chosen = jnp.take_along_axis(told, targets[..., None], -1)[..., 0]
+    nll = jnp.log(jnp.exp(told - highest[..., None]).sum(-1)) + highest - chosen
+    return (batch.mask * nll).sum(), jax.lax.stop_gradient(nll), chosen >= highest
 
 
 def surprisal(params: Params, batch: Batch) -> Array:

@@ -22,7 +22,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from syscall_lm.kernels import lstm as lstm_kernel
-from syscall_lm.kernels.projection import project
 from syscall_lm.models import lstm
 from syscall_lm.traces.windows import Batch
 from syscall_lm.types import Array, HostArray, Params
@@ -149,15 +148,24 @@ def decode(params: Params, batch: Batch, known: np.ndarray | None = None) -> Arr
     return h
 
 
-def logits(params: Params, batch: Batch, known: np.ndarray | None = None) -> Array:
-    """Unnormalised log-probabilities `[L, B, V]` of every call, given the calls before it (teacher forcing).
+def logits(params: Params, batch: Batch) -> Array:
+    """Unnormalised log-probabilities `[L, B, V]` of every call, given the calls before it (teacher forcing)."""
+    return lstm.logits(params, decode(params, batch))
 
-    Training wants them all, for the paper's accuracy. It cuts minibatches into parts, so that few exist at a time; the
-    blocked head of `surprisal` was slower there, by a tenth to a fifth. Arguments: see `decode`.
+
+def judge(params: Params, batch: Batch, known: np.ndarray | None = None) -> tuple[Array, Array, Array]:
+    """What training learns from, under teacher forcing; `[L, B, V]` never exists.
+
+    Args:
+      params, known: see `decode`.
+      batch: B windows; its mask says how often each call counts.
+
+    Returns:
+      the sum of all surprisals in nats, each as often as it counts, differentiable; and the surprisals and whether each
+      call is the most probable one, `[L, B]`, which mean nothing where the batch is masked.
     """
-    h = decode(params, batch, known)
-    with jax.named_scope("head"):
-        return project(h, params["w_out"]) + params["b_out"]
+    times = batch.mask.astype(params["w_out"].dtype)
+    return lstm.weighted_loss(params, decode(params, batch, known), jnp.where(times > 0, batch.calls, 0), times)
 
 
 def surprisal(params: Params, batch: Batch) -> Array:

@@ -15,7 +15,7 @@ class LanguageModel(nn.Module):
 
     Attributes:
       shape: the model's shape.
-      dropout: on the non-recurrent connections, while training.
+      dropout: on the connections from layer to layer and to the softmax, while training.
     """
 
     shape: lstm.Shape

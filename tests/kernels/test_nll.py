@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from syscall_lm.kernels.nll import api, nll, xla
+from syscall_lm.kernels.nll import api, nll, weighted_nll, xla
 from syscall_lm.kernels.projection import project
 
 pytestmark = pytest.mark.parametrize("implementation", sorted(api.IMPLEMENTATIONS))
@@ -41,23 +41,50 @@ def test_values_equal_the_definition(implementation, leading):
     np.testing.assert_allclose(values, by_hand(*inputs), rtol=1e-5, atol=1e-5)
 
 
+def weights(leading, dtype=np.float32):
+    return np.random.default_rng(1).normal(size=leading).astype(dtype)
+
+
 @pytest.mark.parametrize("leading", LEADING)
-def test_gradients_equal_the_reference(implementation, leading):
+def test_the_weighted_sum_is_that_of_the_values(implementation, leading):
+    inputs = arguments(leading)
+    total, values, right = weighted_nll(*inputs, weights(leading), implementation=implementation)
+    np.testing.assert_allclose(values, by_hand(*inputs), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(total, (weights(leading) * by_hand(*inputs)).sum(), rtol=1e-5, atol=1e-4)
+    h, w_out, b_out, targets = inputs
+    np.testing.assert_array_equal(right, np.argmax(h @ w_out + b_out, -1) == targets)
+    assert 0 < np.mean(right) < 1 or np.size(right) < 10
+
+
+@pytest.mark.parametrize("leading", LEADING)
+def test_gradients_equal_those_of_the_definition(implementation, leading):
     h, w_out, b_out, targets = arguments(leading)
-    weights = np.random.default_rng(1).normal(size=leading).astype(np.float32)
 
-    def total(name):
-        return jax.grad(lambda *args: (weights * nll(*args, targets, implementation=name)).sum(), argnums=(0, 1, 2))
+    def ours(*args):
+        return 3 * weighted_nll(*args, targets, weights(leading), implementation=implementation)[0]
 
-    for one, other in zip(total(implementation)(h, w_out, b_out), total("reference")(h, w_out, b_out), strict=True):
+    def plain(*args):
+        return 3 * (weights(leading) * nll(*args, targets, implementation="reference")).sum()
+
+    for one, other in zip(*(jax.grad(f, argnums=(0, 1, 2))(h, w_out, b_out) for f in (ours, plain)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_only_the_sum_has_gradients(implementation):
+    h, w_out, b_out, targets = arguments((4, 3))
+
+    def values(h):
+        return weighted_nll(h, w_out, b_out, targets, weights((4, 3)), implementation=implementation)[1].sum()
+
+    np.testing.assert_array_equal(jax.grad(values)(h), 0)
 
 
 def test_gradients_equal_finite_differences_in_float64(implementation):
     with jax.enable_x64(True):
         h, w_out, b_out, targets = arguments((5, 3), np.float64)
+        of_calls = weights((5, 3), np.float64)
         check_grads(
-            lambda *args: jnp.tanh(nll(*args, targets, implementation=implementation)).sum(),
+            lambda *args: jnp.tanh(weighted_nll(*args, targets, of_calls, implementation=implementation)[0]),
             (h / 10, w_out / 10, b_out),
             order=1,
             modes=["rev"],
@@ -68,28 +95,51 @@ def test_gradients_equal_finite_differences_in_float64(implementation):
 
 def test_huge_logits_neither_overflow_nor_vanish(implementation):
     h, w_out, b_out, targets = arguments((4, 3))
-    values, gradient = jax.value_and_grad(
-        lambda h: nll(h, 1e3 * w_out, b_out, targets, implementation=implementation).sum()
+    total, gradient = jax.value_and_grad(
+        lambda h: weighted_nll(h, 1e3 * w_out, b_out, targets, weights((4, 3)), implementation=implementation)[0]
     )(h)
-    assert np.isfinite(values) and np.isfinite(gradient).all()
+    assert np.isfinite(total) and np.isfinite(gradient).all()
+    assert np.isfinite(nll(h, 1e3 * w_out, b_out, targets, implementation=implementation)).all()
+
+
+@pytest.mark.parametrize("leading", [(0,), (0, 3), (2, 0)])
+def test_no_calls_weigh_nothing(implementation, leading):
+    inputs = arguments(leading)
+    total, gradients = jax.value_and_grad(
+        lambda *args: weighted_nll(*args, inputs[3], weights(leading), implementation=implementation)[0],
+        argnums=(0, 1, 2),
+    )(*inputs[:3])
+    assert total == 0 and not any(np.any(gradient) for gradient in gradients)
 
 
 def test_vmap_over_members_equals_one_after_another(implementation):
     many = [arguments((7, 3), seed=seed)[:3] for seed in range(3)]
-    targets = arguments((7, 3))[3]
-    stacked = [np.stack(parts) for parts in zip(*many, strict=True)]
-    together = jax.vmap(lambda *one: nll(*one, targets, implementation=implementation))(*stacked)
-    for member, one in zip(together, many, strict=True):
-        np.testing.assert_allclose(member, nll(*one, targets, implementation=implementation), rtol=1e-6, atol=1e-6)
+    targets, of_calls = arguments((7, 3))[3], weights((7, 3))
+
+    def both(*one):
+        def loss(*one):
+            total, *rest = weighted_nll(*one, targets, of_calls, implementation=implementation)
+            return total, rest
+
+        return jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(*one)
+
+    together = jax.vmap(both)(*[np.stack(parts) for parts in zip(*many, strict=True)])
+    for number, one in enumerate(many):
+        for member, alone in zip(jax.tree.leaves(together), jax.tree.leaves(both(*one)), strict=True):
+            np.testing.assert_allclose(member[number], alone, rtol=1e-5, atol=1e-5)
 
 
 def test_logits_of_all_rows_never_exist(implementation):
     if implementation == "reference":
         pytest.skip("the reference is clear, not frugal")
     h, w_out, b_out, targets = arguments((64, 4))
-    both_ways = jax.jit(jax.value_and_grad(lambda *args: nll(*args, targets, implementation=implementation).sum()))
-    assert f"{64 * 4},{V}]" not in (text := str(both_ways.lower(h, w_out, b_out).compile().as_text()))
-    assert f"64,4,{V}]" not in text
+
+    def both_ways(*args):
+        return jax.value_and_grad(lambda *args: weighted_nll(*args, targets, weights((64, 4)))[0], (0, 1, 2))(*args)
+
+    for function in (both_ways, lambda *args: nll(*args, targets)):
+        text = str(jax.jit(function).lower(h, w_out, b_out).compile().as_text())
+        assert f"{64 * 4},{V}]" not in text and f"64,4,{V}]" not in text
 
 
 def test_shapes_that_do_not_fit_are_refused(implementation):
@@ -97,6 +147,10 @@ def test_shapes_that_do_not_fit_are_refused(implementation):
     for wrong in [(h[..., 1:], w_out, b_out, targets), (h, w_out, b_out[1:], targets), (h, w_out, b_out, targets[1:])]:
         with pytest.raises(ValueError, match="must be"):
             nll(*wrong, implementation=implementation)
+        with pytest.raises(ValueError, match="must be"):
+            weighted_nll(*wrong, weights((4, 3)), implementation=implementation)
+    with pytest.raises(ValueError, match="must be equal"):
+        weighted_nll(h, w_out, b_out, targets, weights((4,)), implementation=implementation)
     with pytest.raises(ValueError, match="there are"):
         nll(h, w_out, b_out, targets, implementation=implementation + "?")
 

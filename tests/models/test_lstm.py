@@ -76,6 +76,44 @@ def test_dropout_is_on_the_connections_between_layers_and_keeps_the_mean():
     np.testing.assert_array_equal(none, plain)
 
 
+def test_connections_from_the_embedding_are_never_dropped():
+    shape = lstm.Shape(5, 100, 1)
+    params, inputs, _, reset = random_case(shape, steps=6, lanes=8)
+    state = lstm.initial_state(params, 8)
+    plain, _ = lstm.run(params, inputs, reset, state)
+    dropped, _ = lstm.run(params, inputs, reset, state, jax.random.key(0), 0.5)
+    kept = np.asarray(dropped) != 0
+    np.testing.assert_allclose(np.asarray(dropped)[kept], 2 * np.asarray(plain)[kept], rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_gradients_equal_those_of_embedding_every_call(shape):
+    params, inputs, targets, reset = random_case(shape)
+    reset[5, 2] = True
+
+    def folded(params):
+        h, _ = lstm.run(params, inputs, reset, lstm.initial_state(params, 4))
+        return lstm.negative_log_likelihood(params, h, targets).sum()
+
+    def embedding(params):
+        x = params["embedding"][inputs]
+        for i in range(shape.layers):
+            layer, zero = params["layers"][str(i)], jnp.zeros((4, shape.cells))
+            c, h, hidden = zero, zero, []
+            for time, restart in enumerate(reset):
+                c, h = (jnp.where(restart[:, None], 0, part) for part in (c, h))
+                i_, f, g, o = jnp.split(x[time] @ layer["w_ih"] + layer["b"] + h @ layer["w_hh"], 4, -1)
+                c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i_) * jnp.tanh(g)
+                h = jax.nn.sigmoid(o) * jnp.tanh(c)
+                hidden.append(h)
+            x = jnp.stack(hidden)
+        log_p = jax.nn.log_softmax(x @ params["w_out"] + params["b_out"])
+        return -jnp.take_along_axis(log_p, targets[..., None], -1).sum()
+
+    for ours, plain in zip(*(jax.tree.leaves(jax.grad(f)(params)) for f in (folded, embedding)), strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=2e-4, atol=2e-5)
+
+
 def test_parameters_start_uniform_in_a_tenth():
     params = language_model.initialise(jax.random.key(1), lstm.Shape(50, 40, 2))
     for leaf in jax.tree.leaves(params):
