@@ -1,4 +1,4 @@
-"""What the kernels for NVIDIA Hopper share: when they can run, and how weights reach the tensor cores.
+"""What the kernels for NVIDIA Hopper share: how weights reach the tensor cores.
 
 Every kernel here has one shape. A block owns 64 lanes for each of its computing warpgroups and loops over time inside
 the kernel; state never leaves the chip's caches. All weights that one step needs are laid out beforehand as one tape
@@ -11,15 +11,14 @@ times four gates, or 128 calls of the vocabulary.
 """
 
 import dataclasses
-import functools
-import logging
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from syscall_lm.kernels import choice
 
 LANES = 64  # rows of one warpgroup's matrix instruction
 COLUMNS = 128  # columns of one product; its sums take 64 registers a thread
@@ -32,12 +31,6 @@ PARAMETERS = plgpu.CompilerParams(
     approx_math=True,
     lowering_semantics=plgpu.LoweringSemantics.Warpgroup,
 )
-
-interpret: Any = None  # tests set it, so that the kernels run, slowly, where there is no GPU
-
-
-class Unsuitable(ValueError):
-    """These shapes or types do not suit a kernel; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +75,7 @@ def choose_config(lanes: int, bytes_per_warpgroup: int, config: Config | None = 
       config: this one or an error.
 
     Raises:
-      Unsuitable: nothing fits.
+      Unsuitable: nothing fits (see choice.py).
     """
     room = SHARED_BYTES - RESERVED_BYTES
     for candidate in CONFIGS if config is None else (config,):
@@ -90,52 +83,10 @@ def choose_config(lanes: int, bytes_per_warpgroup: int, config: Config | None = 
             continue
         if candidate.warpgroups * bytes_per_warpgroup + candidate.ring_bytes <= room:
             return candidate
-    raise Unsuitable(
+    raise choice.Unsuitable(
         f"the operands of {LANES} lanes take {bytes_per_warpgroup:,} bytes of shared memory; "
         f"with {config or 'the smallest ring of tiles'} that is more than the {room:,} that a block has"
     )
-
-
-def available() -> bool:
-    """Whether the kernels can run here: an NVIDIA GPU of compute capability 9.0, or a test's interpreter."""
-    return interpret is not None or _is_hopper()
-
-
-@functools.cache
-def _is_hopper() -> bool:
-    return jax.default_backend() == "gpu" and getattr(jax.devices()[0], "compute_capability", "") == "9.0"
-
-
-def dispatch(operation: str, implementations: Mapping[str, Any], name: str | None, arguments: tuple[Any, ...]) -> Any:
-    """Calls the implementation `name`, or without one the best that this device has for these shapes.
-
-    Raises:
-      ValueError: no such implementation, or one that cannot run on this device or with these arguments.
-    """
-    if name is not None and name not in implementations:
-        raise ValueError(f"implementation={name!r}: there are {', '.join(implementations)}")
-    if name == "mosaic_gpu" and not available():
-        device = jax.devices()[0].device_kind
-        raise ValueError(f"implementation='mosaic_gpu' needs an NVIDIA Hopper GPU; this is {device}")
-    if name is None and _is_hopper() and on_one_device():
-        try:
-            return implementations["mosaic_gpu"](*arguments)
-        except Unsuitable as why:
-            _log_once(operation, str(why))
-    return implementations[name or "xla"](*arguments)
-
-
-def on_one_device() -> bool:
-    """Whether what is traced now runs whole on a device: there is but one, or `shard_map` gives each its own share.
-
-    Elsewhere the partitioner splits arrays over devices, and it cannot split a kernel of our own.
-    """
-    return jax.device_count() == 1 or jax.sharding.get_abstract_mesh().are_all_axes_manual
-
-
-@functools.cache
-def _log_once(operation: str, why: str) -> None:
-    logging.getLogger(__name__).warning("%s runs through XLA: %s", operation, why)
 
 
 def padded(size: int, unit: int) -> int:
@@ -272,7 +223,7 @@ class Ring:
 
 def load(ref: Any) -> jax.Array:
     """Reads device memory into registers, in whatever layout the arithmetic asks for."""
-    if interpret is not None:
+    if choice.interpret is not None:
         return ref[...]
     index = ((),) if jax.__version_info__ < (0, 11) else ()
     return plgpu.load(ref, *index, optimized=False)
@@ -317,7 +268,7 @@ def launch(body: Any, out_type: Any, scratch: dict[str, Any], config: Config, la
         thread_name="warpgroup",
         kernel_name=name,
         compiler_params=PARAMETERS,
-        interpret=interpret,
+        interpret=choice.interpret,
     )
 
 

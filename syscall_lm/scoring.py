@@ -22,7 +22,7 @@ from syscall_lm.traces.trace import Sequences
 from syscall_lm.types import Array, HostArray, Params
 from syscall_lm.window_scoring import WindowScorer
 
-LANES = 256
+LANES, ACCELERATOR_LANES = 512, 8192  # for each device
 STEPS = 128
 SHARE = 64  # lanes
 TILES_IN_FLIGHT = 2  # the host prepares and unpacks tiles while the device computes others
@@ -33,14 +33,16 @@ class Scorer:
 
     Args:
       members: trained models of one vocabulary: language models, and models of windows among them.
-      lanes: traces that each device scores side by side; fewer are used where one long trace would outlast the others.
+      lanes: traces that each device scores side by side, None for what suits the kind of device; fewer are used where
+        one long trace would outlast the others.
       steps: T of a tile.
     """
 
-    def __init__(self, members: Sequence[Member], lanes: int = LANES, steps: int = STEPS):
+    def __init__(self, members: Sequence[Member], lanes: int | None = None, steps: int = STEPS):
         self.names = [member.name for member in members]
         self.go = members[0].shape.vocabulary_size
-        self._lanes, self._steps = lanes, steps
+        self._lanes = lanes or (LANES if jax.default_backend() == "cpu" else ACCELERATOR_LANES)
+        self._steps = steps
         groups: dict[shapes.Shape, list[int]] = collections.defaultdict(list)
         for number, member in enumerate(members):
             groups[member.shape].append(number)

@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from syscall_lm import loop, scoring, training, window_scoring, window_training
-from syscall_lm.kernels import hopper
+from syscall_lm.kernels import choice
 from syscall_lm.models import language_model, lstm, shapes
 from syscall_lm.models.store import Member
 from syscall_lm.traces.trace import Sequences
@@ -103,7 +103,7 @@ def undivided():
     found = []
 
     def body(x):
-        found.append(hopper.on_one_device())
+        found.append(choice.on_one_device())
         return x
 
     spec = PartitionSpec("lane")

@@ -135,7 +135,7 @@ def test_what_is_learned_from_is_what_the_logits_say(model, traces):
         total, *values = module.judge(params, batch)
         return total, tuple(values)
 
-    (expected, found) = (jax.value_and_grad(loss, has_aux=True)(params) for loss in (plain, ours))
+    (expected, found) = (jax.jit(jax.value_and_grad(loss, has_aux=True))(params) for loss in (plain, ours))
     np.testing.assert_allclose(found[0][0], expected[0][0], rtol=1e-6)
     for ours_, plain_ in zip(found[0][1], expected[0][1], strict=True):
         np.testing.assert_allclose(np.asarray(ours_)[times > 0], np.asarray(plain_)[times > 0], rtol=1e-5, atol=1e-6)

@@ -17,9 +17,9 @@ from syscall_lm.traces.archive import TraceArchive
 from syscall_lm.traces.trace import Sequences
 
 V = 342  # ADFA-LD's: the calls of i386
-SCORING_CALLS = 2**15
+SCORING_CALLS = 2**17
 TRAINING_CALLS = 2**12
-SCORING_LANES, TRAINING_LANES = 256, 64
+SCORING_LANES, TRAINING_LANES = 1024, 64
 PEER_TRAINING_LANES = (16, 64)
 TORCH_LANES = (16, 64, 128)  # at its best of these
 PADDED_LANES = (8, 16, 32)
@@ -87,7 +87,7 @@ def fixed_scoring(shapes: Sequence[lstm.Shape], threads: Sequence[int]) -> list[
     @functools.cache
     def scorer() -> scoring.Scorer:
         members = [Member(str(number), *pair) for number, pair in enumerate(zip(shapes, params, strict=True))]
-        return scoring.Scorer(members, SCORING_LANES, steps)
+        return scoring.Scorer(members)
 
     def ours() -> np.ndarray:
         return scorer().surprisal(sequences)
@@ -245,7 +245,8 @@ def sweep(shape: lstm.Shape) -> list[Contender]:
     """What the number of lanes and of steps in a tile does to scoring, the defaults first."""
     params = language_model.initialise(jax.random.key(0), shape)
     sizes = [(lanes, steps) for lanes in SWEEP_LANES for steps in SWEEP_STEPS]
-    sizes.sort(key=lambda size: size != (scoring.LANES, scoring.STEPS))
+    default = (scoring.LANES * len(jax.local_devices()), scoring.STEPS)
+    sizes.sort(key=lambda size: size != default)
     contenders = []
     for lanes, steps in sizes:
         _, targets = random_calls(2 * SCORING_CALLS // lanes, lanes)

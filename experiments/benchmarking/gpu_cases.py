@@ -14,7 +14,7 @@ from syscall_lm import training as lm_training
 from syscall_lm.experiments.benchmarking.gpu_rows import Case
 from syscall_lm.experiments.benchmarking.peers import Torch
 from syscall_lm.experiments.soni2019 import settings as soni2019
-from syscall_lm.kernels import hopper, shapes
+from syscall_lm.kernels import choice, hopper, shapes
 from syscall_lm.kernels import lstm as lstm_kernel
 from syscall_lm.kernels import scoring as scoring_kernel
 from syscall_lm.kernels.scoring import mosaic_gpu as mosaic_scoring
@@ -139,7 +139,7 @@ def scoring() -> Iterator[Case]:
         for config in hopper.CONFIGS:
             try:
                 hopper.choose_config(shapes.LANES[-1], size, config)
-            except hopper.Unsuitable:
+            except choice.Unsuitable:
                 continue
             make = functools.partial(jitted_scoring, shape, shapes.LANES[-1], config=config)
             yield scoring_case(f"sweep score {shape}, {config}", shape, shapes.LANES[-1], make)

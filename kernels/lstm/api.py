@@ -3,12 +3,16 @@
 import jax
 import numpy as np
 
-from syscall_lm.kernels import hopper
-from syscall_lm.kernels.lstm import mosaic_gpu, reference, xla
+from syscall_lm.kernels import choice
+from syscall_lm.kernels.lstm import reference, xla
 
 Array = jax.Array | np.ndarray
 
-IMPLEMENTATIONS = {"reference": reference.lstm, "xla": xla.lstm, "mosaic_gpu": mosaic_gpu.lstm}
+IMPLEMENTATIONS = {
+    "reference": reference.lstm,
+    "xla": xla.lstm,
+    "mosaic_gpu": choice.on_call("syscall_lm.kernels.lstm.mosaic_gpu", "lstm"),
+}
 
 
 def lstm(
@@ -45,4 +49,4 @@ def lstm(
     if reset.shape != (steps, lanes) or any(part.shape != (lanes, cells) for part in carry):
         shapes = [part.shape for part in carry]
         raise ValueError(f"reset {reset.shape} and carry {shapes} must be {(steps, lanes)} and {(lanes, cells)}")
-    return hopper.dispatch("lstm", IMPLEMENTATIONS, implementation, (x, w_hh, reset, carry))
+    return choice.dispatch("lstm", IMPLEMENTATIONS, implementation, (x, w_hh, reset, carry))

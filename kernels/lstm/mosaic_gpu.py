@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from syscall_lm.kernels import hopper
+from syscall_lm.kernels import choice, hopper
 from syscall_lm.kernels.hopper import CELLS, LANES
 from syscall_lm.kernels.lstm import xla
 
@@ -52,7 +52,7 @@ def check(x, w_hh) -> hopper.Config:
       Unsuitable: see `lstm`.
     """
     if any(array.dtype != jnp.float32 for array in (x, w_hh)):
-        raise hopper.Unsuitable(f"mosaic_gpu takes float32, not {x.dtype} and {w_hh.dtype}")
+        raise choice.Unsuitable(f"mosaic_gpu takes float32, not {x.dtype} and {w_hh.dtype}")
     cells = hopper.padded(w_hh.shape[0], CELLS)
     return hopper.choose_config(x.shape[1], LANES * cells * 2)
 

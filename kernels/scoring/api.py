@@ -5,13 +5,17 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from syscall_lm.kernels import hopper
-from syscall_lm.kernels.scoring import mosaic_gpu, reference, xla
+from syscall_lm.kernels import choice
+from syscall_lm.kernels.scoring import reference, xla
 
 Array = jax.Array | np.ndarray
 Carry = Sequence[tuple[Array, Array]]
 
-IMPLEMENTATIONS = {"reference": reference.score_tile, "xla": xla.score_tile, "mosaic_gpu": mosaic_gpu.score_tile}
+IMPLEMENTATIONS = {
+    "reference": reference.score_tile,
+    "xla": xla.score_tile,
+    "mosaic_gpu": choice.on_call("syscall_lm.kernels.scoring.mosaic_gpu", "score_tile"),
+}
 
 
 def score_tile(
@@ -63,4 +67,4 @@ def score_tile(
         if shape != wanted:
             raise ValueError(f"{name} is {shape} and must be {wanted}, for w_out {w_out.shape}, inputs {inputs.shape}")
     arguments = (table, list(w_hh), list(upper), w_out, b_out, inputs, targets, reset, list(carry))
-    return hopper.dispatch("score_tile", IMPLEMENTATIONS, implementation, arguments)
+    return choice.dispatch("score_tile", IMPLEMENTATIONS, implementation, arguments)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from syscall_lm.kernels import hopper
+from syscall_lm.kernels import choice, hopper
 from syscall_lm.kernels.hopper import CELLS, COLUMNS, K_UNIT, LANES
 
 NOTHING = -1e30  # the logit of a call that is not in the vocabulary
@@ -29,7 +29,7 @@ def check(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry) -> ho
     """
     floats = [table, *w_hh, *jax.tree.leaves(upper), w_out, b_out, *jax.tree.leaves(carry)]
     if other := {str(array.dtype) for array in floats} - {"float32"}:
-        raise hopper.Unsuitable(f"mosaic_gpu takes float32, not {', '.join(sorted(other))}")
+        raise choice.Unsuitable(f"mosaic_gpu takes float32, not {', '.join(sorted(other))}")
     cells, vocabulary = w_out.shape
     return hopper.choose_config(inputs.shape[1], operand_bytes(cells, vocabulary, len(w_hh)))
 

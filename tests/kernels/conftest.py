@@ -8,15 +8,15 @@ import jax
 import pytest
 from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 
-from syscall_lm.kernels import hopper
+from syscall_lm.kernels import choice
 
 
 @pytest.fixture(autouse=True)
 def interpreter(request, monkeypatch):
     """Interprets the kernels in tests of `implementation` "mosaic_gpu" where there is no GPU."""
     parameters = getattr(request.node, "callspec", None)
-    if parameters is None or parameters.params.get("implementation") != "mosaic_gpu" or hopper.available():
+    if parameters is None or parameters.params.get("implementation") != "mosaic_gpu" or choice.available():
         return
     if jax.default_backend() != "cpu":
         pytest.skip("the kernels need an NVIDIA Hopper GPU, or a CPU to be interpreted on")
-    monkeypatch.setattr(hopper, "interpret", InterpretGPUParams())
+    monkeypatch.setattr(choice, "interpret", InterpretGPUParams())

@@ -1,11 +1,13 @@
 import logging
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
 
 from syscall_lm.experiments.benchmarking import gpu_cases
-from syscall_lm.kernels import hopper, lstm, shapes
+from syscall_lm.kernels import choice, hopper, lstm, shapes
 from syscall_lm.kernels.lstm import mosaic_gpu as mosaic_lstm
 from syscall_lm.kernels.scoring import mosaic_gpu as mosaic_scoring
 
@@ -42,23 +44,23 @@ def test_every_real_shape_has_a_configuration_that_fits(shape):
 
 def test_what_does_not_fit_is_refused_with_the_bytes():
     size = mosaic_scoring.operand_bytes(4000, 342, 1)
-    with pytest.raises(hopper.Unsuitable, match=f"{size:,} bytes"):
+    with pytest.raises(choice.Unsuitable, match=f"{size:,} bytes"):
         hopper.choose_config(4096, size)
 
 
 def test_what_does_not_suit_falls_back_and_says_so_once(monkeypatch, caplog):
-    monkeypatch.setattr(hopper, "_is_hopper", lambda: True)
-    hopper._log_once.cache_clear()
+    monkeypatch.setattr(choice, "_is_hopper", lambda: True)
+    choice._log_once.cache_clear()
 
     def too_large(*_):
-        raise hopper.Unsuitable("too large")
+        raise choice.Unsuitable("too large")
 
     implementations = {"xla": lambda x: x + 1, "mosaic_gpu": too_large}
     with caplog.at_level(logging.WARNING):
-        assert [hopper.dispatch("op", implementations, None, (1,)) for _ in range(3)] == [2, 2, 2]
+        assert [choice.dispatch("op", implementations, None, (1,)) for _ in range(3)] == [2, 2, 2]
     assert [record.getMessage() for record in caplog.records] == ["op runs through XLA: too large"]
     with pytest.raises(ValueError, match="too large"):
-        hopper.dispatch("op", implementations, "mosaic_gpu", (1,))
+        choice.dispatch("op", implementations, "mosaic_gpu", (1,))
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="says what happens without a GPU")
@@ -82,8 +84,20 @@ def test_the_columns_of_a_group_are_the_four_gates_of_its_cells():
         assert not gates[:, held:].any()
 
 
+def test_pallas_is_imported_by_those_who_need_it_only():
+    code = (
+        "import sys, numpy as np\n"
+        "from syscall_lm.kernels import lstm, scoring\n"
+        "one = np.ones((1, 1, 8), np.float32), np.ones((2, 8), np.float32), np.zeros((1, 1), bool)\n"
+        "lstm.lstm(*one, (np.zeros((1, 2), np.float32),) * 2)\n"
+        "print(sorted(name for name in sys.modules if 'pallas' in name))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"
+
+
 @pytest.mark.gpu
-@pytest.mark.skipif(not hopper.available(), reason="needs an NVIDIA Hopper GPU")
+@pytest.mark.skipif(not choice.available(), reason="needs an NVIDIA Hopper GPU")
 @pytest.mark.parametrize("case", list(gpu_cases.correctness()), ids=lambda case: case.name)
 def test_on_the_chip_kernels_equal_the_reference(case):
     outcome = case.make()()

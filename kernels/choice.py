@@ -1,0 +1,70 @@
+"""Which implementation of an operation runs.
+
+What needs Pallas is imported when it is called, and not before: that takes half a second, which every command on a
+machine without such a GPU would wait for.
+"""
+
+import functools
+import importlib
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+interpret: Any = None  # tests set it, so that kernels for GPUs run, slowly, where there is none
+
+
+class Unsuitable(ValueError):
+    """These shapes or types do not suit a kernel; the message says why."""
+
+
+def on_call(module: str, name: str) -> Callable[..., Any]:
+    """The function of a module that is imported when it is first called."""
+
+    def call(*arguments: Any) -> Any:
+        return getattr(importlib.import_module(module), name)(*arguments)
+
+    return call
+
+
+def available() -> bool:
+    """Whether the kernels can run here: an NVIDIA GPU of compute capability 9.0, or a test's interpreter."""
+    return interpret is not None or _is_hopper()
+
+
+@functools.cache
+def _is_hopper() -> bool:
+    return jax.default_backend() == "gpu" and getattr(jax.devices()[0], "compute_capability", "") == "9.0"
+
+
+def dispatch(operation: str, implementations: Mapping[str, Any], name: str | None, arguments: tuple[Any, ...]) -> Any:
+    """Calls the implementation `name`, or without one the best that this device has for these shapes.
+
+    Raises:
+      ValueError: no such implementation, or one that cannot run on this device or with these arguments.
+    """
+    if name is not None and name not in implementations:
+        raise ValueError(f"implementation={name!r}: there are {', '.join(implementations)}")
+    if name == "mosaic_gpu" and not available():
+        device = jax.devices()[0].device_kind
+        raise ValueError(f"implementation='mosaic_gpu' needs an NVIDIA Hopper GPU; this is {device}")
+    if name is None and _is_hopper() and on_one_device():
+        try:
+            return implementations["mosaic_gpu"](*arguments)
+        except Unsuitable as why:
+            _log_once(operation, str(why))
+    return implementations[name or "xla"](*arguments)
+
+
+def on_one_device() -> bool:
+    """Whether what is traced now runs whole on a device: there is but one, or `shard_map` gives each its own share.
+
+    Elsewhere the partitioner splits arrays over devices, and it cannot split a kernel of our own.
+    """
+    return jax.device_count() == 1 or jax.sharding.get_abstract_mesh().are_all_axes_manual
+
+
+@functools.cache
+def _log_once(operation: str, why: str) -> None:
+    logging.getLogger(__name__).warning("%s runs through XLA: %s", operation, why)
