@@ -22,6 +22,7 @@ TRAINING_CALLS = 2**12
 SCORING_LANES, TRAINING_LANES = 1024, 64
 PEER_TRAINING_LANES = (16, 64)
 TORCH_LANES = (16, 64, 128)  # at its best of these
+FLAX_LANES = 256
 PADDED_LANES = (8, 16, 32)
 SWEEP_LANES, SWEEP_STEPS = (64, 128, 256, 512, 1024), (32, 128, 512)
 MEMBERS = (1, 2, 4, 8, 16, 32)
@@ -104,7 +105,8 @@ def fixed_scoring(shapes: Sequence[lstm.Shape], threads: Sequence[int]) -> list[
         def check() -> None:
             expected = ours().reshape(len(shapes), *targets.T.shape).swapaxes(1, 2)
             for peer, values in zip(peers(), expected, strict=True):
-                np.testing.assert_allclose(peer.score(inputs, targets), values, rtol=2e-5, atol=2e-5)
+                found = peer.score(inputs[:, :lanes], targets[:, :lanes])
+                np.testing.assert_allclose(found, values[:, :lanes], rtol=2e-5, atol=2e-5)
 
         def run() -> object:
             return [peer.score(*batch) for peer in peers() for batch in batches]
@@ -115,7 +117,7 @@ def fixed_scoring(shapes: Sequence[lstm.Shape], threads: Sequence[int]) -> list[
         for lanes in TORCH_LANES:
             make = functools.partial(Torch, threads=count)
             add(f"torch, {lanes} traces, {count} threads", make, lanes)
-    add(f"flax, {SCORING_LANES} traces", Flax, SCORING_LANES)
+    add(f"flax, {FLAX_LANES} traces", Flax, FLAX_LANES)
     return contenders
 
 
