@@ -235,13 +235,14 @@ def goal(result: dict[str, Any]) -> str:
     own = encoder_decoder.Shape(v, rows[0]["length"], h).flops_per_call
     rows_read = result["calls_that_occur"] + 1  # and GO
     folding = [16 * h * h * rows_read / (result["minibatch_windows"] * length) / 1000 for length in ratios]
-    more = f"{', '.join(f'{cost:.0f}' for cost in folding)} more for L = {', '.join(map(str, ratios))}"
+    folding_all = [8 * h * h * (v + 1) / (result["minibatch_windows"] * length) / 1000 for length in ratios]
+    more, its_more = (", ".join(f"{cost:.0f}" for cost in costs) for costs in (folding, folding_all))
     return (
         f"{text} At H = {h}, V = {v} a call costs {own / 1000:.0f} kFLOP to score, the language model's "
         f"{language_model.flops_per_call / 1000:.0f}. To train them (forward) it is {own / 1000:.0f} and, to fold the "
-        f"embedding of the {result['calls_that_occur']} calls that occur into both layers once a minibatch, {more}; "
-        "the language model, which does not fold while it learns, spends "
-        f"{(language_model.flops_per_call + 8 * h * h) / 1000:.0f}, but less of it step by step."
+        f"embedding of the {result['calls_that_occur']} calls that occur into both layers once a minibatch, {more} "
+        f"more for L = {', '.join(map(str, ratios))}; the language model folds all {v} calls into its one layer, "
+        f"{its_more} more."
     )
 
 
