@@ -15,7 +15,7 @@ compared with ours first. Training is timed in processes of its own, ours and th
 steps a round; PyTorch also in one that keeps freed memory, as `train` has it. First runs, with compilation, are timed
 apart, and what the process grew by in them. Cases that are in --output already and are not asked for stay as they are,
 with the commit that they were measured on. Machines are shared and noisy: quote ratios, and absolute speeds on a GPU
-only. It takes an hour and a half on two cores; close everything else.
+only. It takes two to three hours on two cores; close everything else.
 """
 
 import functools

@@ -251,7 +251,7 @@ def sweep(shape: lstm.Shape) -> list[Contender]:
     sizes.sort(key=lambda size: size != default)
     contenders = []
     for lanes, steps in sizes:
-        _, targets = random_calls(2 * SCORING_CALLS // lanes, lanes)
+        _, targets = random_calls(SCORING_CALLS // lanes, lanes)
         scorer = scoring.Scorer([Member("ours", shape, params)], lanes, steps)
         run = functools.partial(scorer.surprisal, Sequences.from_list(targets.T))
         contenders.append(Contender(f"ours, {lanes} lanes x {steps} steps", run, targets.size, lanes))
