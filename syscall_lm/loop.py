@@ -293,7 +293,10 @@ def _initial_state(
         carry = jax.vmap(objective.initial_carry)(params)
         return state if carry is None else {**state, "carry": mesh.padded(carry)}
 
-    return jax.jit(build, out_shardings=_layout(jax.eval_shape(build, origin), mesh))(origin)
+    # It runs once, for milliseconds; optimised it would be compiled for seconds.
+    options = {"xla_backend_optimization_level": 0}
+    layout = _layout(jax.eval_shape(build, origin), mesh)
+    return jax.jit(build, out_shardings=layout, compiler_options=options)(origin)
 
 
 def _layout(state: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
   syscall-lm soni2019.figures --training=results/soni2019/training-adfa.json --output=results/soni2019
 
-Draws figure4.png (encoder-decoder) and figure5.png (autoencoder) from what soni2019.train measured: training and
-held-out windows, the mean of the seeds and the range between them. Accuracy is the paper's: windows predicted exactly /
-windows. In the paper L = 10 ends highest for both: 97.2 % at a loss of 0.08, and 86 % at 0.21. Seconds.
+Draws figure4-adfa.png (encoder-decoder) and figure5-adfa.png (autoencoder) from what soni2019.train measured on that
+archive: training and held-out windows, the mean of the seeds and the range between them. Accuracy is the paper's:
+windows predicted exactly / windows. In the paper L = 10 ends highest for both: 97.2 % at a loss of 0.08, and 86 % at 0.21. Seconds.
 """
 
 import pathlib
@@ -19,11 +19,11 @@ from syscall_lm.experiments import command
 from syscall_lm.experiments.soni2019 import settings
 from syscall_lm.reports import figures
 
-NUMBERS = {settings.MODELS[0]: 4, settings.MODELS[1]: 5}
+NUMBERS = dict(zip(settings.MODELS, (4, 5), strict=True))
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9")  # Okabe and Ito: told apart by the colour-blind
 
 TRAINING = flags.DEFINE_string("training", None, "what soni2019.train measured", required=True)
-OUTPUT = flags.DEFINE_string("output", "results/soni2019", "directory for figure4.png and figure5.png")
+OUTPUT = flags.DEFINE_string("output", "results/soni2019", "directory for the figures, which are called by the archive")
 
 
 def main(argv: list[str]) -> None:
@@ -31,19 +31,20 @@ def main(argv: list[str]) -> None:
     if argv:
         raise SyscallLMError(f"soni2019.figures takes flags only; what is {argv[0]!r}?")
     training = settings.read_results(pathlib.Path(TRAINING.value), "train")
+    archive = pathlib.Path(training["archive"]).stem
     for model, number in NUMBERS.items():
         runs = [run for run in training["runs"] if run["model"] == model]
         if len(runs) > len(COLOURS):
             lengths = ", ".join(str(run["length"]) for run in runs)
             raise SyscallLMError(f"{TRAINING.value}: L = {lengths}; a figure tells {len(COLOURS)} of them apart")
         if runs:
-            path = pathlib.Path(OUTPUT.value) / f"figure{number}.png"
+            path = pathlib.Path(OUTPUT.value) / f"figure{number}-{archive}.png"  # summary.py links to it
             with files.complete_file(path) as temporary:
-                figures.save(figure(model, runs), temporary)
+                figures.save(figure(model, archive, runs), temporary)
             print(path)
 
 
-def figure(model: str, runs: list[dict[str, Any]]) -> figures.Figure:
+def figure(model: str, archive: str, runs: list[dict[str, Any]]) -> figures.Figure:
     """Loss on the left, accuracy on the right."""
     drawing = figures.Figure(figsize=(9, 4), layout="constrained")
     panels = drawing.subplots(1, 2)
@@ -61,7 +62,7 @@ def figure(model: str, runs: list[dict[str, Any]]) -> figures.Figure:
         axes.set_ylabel(label)
         axes.set_ylim(bottom=0, top=1 if metric == "window_accuracy" else None)
     panels[0].legend(fontsize=8)
-    drawing.suptitle(f"{model}: mean and range of {len(runs[0]['best'])} seeds")
+    drawing.suptitle(f"{model} on {archive}: mean and range of {len(runs[0]['best'])} seeds")
     return drawing
 
 

@@ -86,6 +86,12 @@ def of_archive(training_file: pathlib.Path, detection_file: pathlib.Path) -> lis
         cells = [str(len(run["history"])), f"{seconds:,.0f}" if seconds else "", *cells]
         lines.append(f"| {model} | {length} | {' | '.join([*cells, *detected(detection, model, length)])} |")
     lines += [f"| {WINDOWS_TRACES} | | | | | | | | | | | | not run |", ""]
+    drawn = sorted(training_file.parent.glob(f"figure*-{pathlib.Path(training['archive']).stem}.png"))
+    if drawn:
+        named = " and ".join(
+            f"[figure {path.name.removeprefix('figure').partition('-')[0]}]({path.name})" for path in drawn
+        )
+        lines += [f"Loss and accuracy against epoch: {named}.", ""]
     if detection is None:
         return lines
     lines += [conclusion(training, detection), ""]

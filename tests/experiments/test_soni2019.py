@@ -83,7 +83,7 @@ def test_every_step_writes_its_results(results):
     for name in ("train", "one seed", "detection", "again", "figures", "epoch_time", "summary"):
         assert done[name].code == 0, done[name].err
     assert {path.name for path in output.iterdir()} == {
-        "training-made-up.json", "detection-made-up.json", "figure4.png", "figure5.png", "epoch_time.json", "table.md",
+        "training-made-up.json", "detection-made-up.json", "figure4-made-up.png", "figure5-made-up.png", "epoch_time.json", "table.md",
     }  # fmt: skip
     assert "epoch 2" in done["train"].out and "epoch" not in done["detection"].out  # a finished run is found again
 
