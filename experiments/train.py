@@ -16,7 +16,9 @@ Kim et al. (arXiv 1611.01726), section 3.2. The printed recipe is --learning_rat
 --batching=traces with enough --epochs; the default is a faster one.
 
 Models of windows (Soni et al. 2019, section IV) are members like any other, called by the window's length and H. They
-share epochs, schedule, clipping, patience and seed with the language models; their learning rate is one of their own.
+share schedule, clipping and seed with the language models; learning rate, epochs and patience are those that were
+measured for each kind (an encoder-decoder makes 15 epochs at most, an autoencoder 100), unless --epochs or --patience
+is given. Flags that concern language models alone are refused where there is none.
 """
 
 import contextlib
@@ -36,6 +38,7 @@ from syscall_lm.experiments import command, data, provenance
 from syscall_lm.experiments.profiling import PROFILE_DIR as PROFILE_DIR
 from syscall_lm.experiments.profiling import profiled
 from syscall_lm.models import lstm, shapes, store
+from syscall_lm.traces import filters
 from syscall_lm.traces.archive import TraceArchive
 from syscall_lm.traces.trace import Sequences
 from syscall_lm.window_training import WindowRecipe
@@ -47,7 +50,9 @@ MODEL = flags.DEFINE_string("model", None, "directory for the model, made if mis
 MEMBERS = flags.DEFINE_list(
     "members", ["1x200"], "what to train, each LAYERSxCELLS, encoder-decoder-LENGTHxCELLS or autoencoder-LENGTHxCELLS"
 )
-EPOCHS = flags.DEFINE_integer("epochs", _DEFAULTS.epochs, "passes over the training traces, at most")
+EPOCHS = flags.DEFINE_integer(
+    "epochs", None, f"passes over the training traces, at most; without it {_DEFAULTS.epochs} of a language model"
+)
 LEARNING_RATE = flags.DEFINE_float("learning_rate", _DEFAULTS.learning_rate, "Adam's, at its peak, of language models")
 SCHEDULE = flags.DEFINE_enum("schedule", _DEFAULTS.schedule, training.SCHEDULES, "how the learning rate develops")
 DROPOUT = flags.DEFINE_float("dropout", _DEFAULTS.dropout, "on the connections from layer to layer and to the softmax")
@@ -62,10 +67,15 @@ MINIBATCH_CALLS = flags.DEFINE_integer("minibatch_calls", 0, "calls in a minibat
 STEPS = flags.DEFINE_integer(
     "steps", 0, "calls that gradients flow through; 0: for lanes 32 or more, by the longest trace; 4096 for traces"
 )
-PATIENCE = flags.DEFINE_integer("patience", _DEFAULTS.patience, "epochs without a better held-out loss before stopping")
+PATIENCE = flags.DEFINE_integer(
+    "patience",
+    None,
+    f"epochs without a better held-out loss before stopping; without it {_DEFAULTS.patience} of a language model",
+)
 HELD_OUT = flags.DEFINE_float(
     "held_out", data.HELD_OUT, "share of the normal traces to hold out, if there is no split for it"
 )
+OF_LANGUAGE_MODELS = (LEARNING_RATE, DROPOUT, BATCHING, MINIBATCH_CALLS, STEPS)
 SEED = flags.DEFINE_integer("seed", _DEFAULTS.seed, "of everything random", lower_bound=0)
 FAR = flags.DEFINE_float("far", 0.01, "false alarm rate that the model card states thresholds for")
 CPU_DEVICES = flags.DEFINE_integer(
@@ -89,6 +99,10 @@ def main(argv: list[str]) -> None:
     wanted = [shapes.parse(member, archive.vocabulary.size) for member in MEMBERS.value]
     if not wanted:
         raise SyscallLMError("--members: name at least one, like 1x200")
+    if not any(isinstance(shape, lstm.Shape) for shape in wanted):
+        for flag in OF_LANGUAGE_MODELS:
+            if flag.present:
+                raise SyscallLMError(f"--{flag.name}: concerns language models, and --members names none")
     train, held_out = data.training_traces(archive, HELD_OUT.value, SEED.value)
     recipe = _recipe(train)
     # The loop leaves some of them alone where a step is small; processes that train together use all that they have.
@@ -109,9 +123,11 @@ def _train(
         "held_out_data": data.fingerprint(held_out),
         "vocabulary": vocabulary.hash,
     }
-    by_windows = [shape for shape in dict.fromkeys(wanted) if not isinstance(shape, lstm.Shape)]
+    by_windows: dict[shapes.Shape, WindowRecipe] = {
+        shape: WindowRecipe.beside(recipe, shape, **_asked()) for shape in wanted if not isinstance(shape, lstm.Shape)
+    }
     if by_windows:
-        configuration["windows"] = {str(s): dataclasses.asdict(WindowRecipe.like(recipe, s)) for s in by_windows}
+        configuration["windows"] = {str(shape): dataclasses.asdict(own) for shape, own in by_windows.items()}
     processes.require_same([configuration, [flag.value for flag in (MODEL, CHECKPOINT_SECONDS)]])
     path = pathlib.Path(MODEL.value)
     with contextlib.ExitStack() as held:
@@ -135,10 +151,11 @@ def _train(
             if processes.is_first():
                 files.write_text(path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
             with tqdm.tqdm.external_write_mode():
-                processes.say(_progress(rows[-1], recipe.epochs))
+                processes.say(_progress(rows[-1], epochs[rows[-1]["shape"]]))
 
+        epochs = {str(shape): by_windows.get(shape, recipe).epochs for shape in wanted}
         members, history = training.train_members(
-            wanted, recipe, train, held_out, path / "checkpoints", log,
+            wanted, recipe, train, held_out, path / "checkpoints", log, by_windows,
             checkpoint_seconds=CHECKPOINT_SECONDS.value, say=processes.say, progress=processes.is_first(),
             all_devices=CPU_DEVICES.value > 0,
         )  # fmt: skip
@@ -151,6 +168,7 @@ def _train(
         info = {
             "archive": archive.path.name,
             "numbering": archive.metadata.get("numbering"),
+            "filters": filters.of_calls(archive.metadata),
             "configuration": configuration,
             "environment": provenance.environment(),
             "training": {"traces": len(train), "calls": len(train.calls), "longest": train.longest},
@@ -181,12 +199,17 @@ def _progress(row: dict, epochs: int) -> str:
     )
 
 
+def _asked() -> dict[str, int]:
+    """Epochs and patience, if they were given."""
+    given = {"epochs": EPOCHS.value, "patience": PATIENCE.value}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def _recipe(train: Sequences) -> training.Recipe:
     minibatch_calls, steps = training.minibatches_for(
         len(train.calls), train.longest, BATCHING.value, MINIBATCH_CALLS.value, STEPS.value
     )
     return training.Recipe(
-        epochs=EPOCHS.value,
         learning_rate=LEARNING_RATE.value,
         schedule=SCHEDULE.value,
         dropout=DROPOUT.value,
@@ -194,8 +217,8 @@ def _recipe(train: Sequences) -> training.Recipe:
         batching=BATCHING.value,
         minibatch_calls=minibatch_calls,
         steps=steps,
-        patience=PATIENCE.value,
         seed=SEED.value,
+        **_asked(),
     )
 
 

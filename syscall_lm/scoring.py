@@ -18,7 +18,7 @@ from syscall_lm.errors import SyscallLMError
 from syscall_lm.models import lstm, shapes
 from syscall_lm.models.store import Member
 from syscall_lm.traces import packing
-from syscall_lm.traces.trace import Sequences
+from syscall_lm.traces.trace import Sequences, require_ids
 from syscall_lm.types import Array, HostArray, Params
 from syscall_lm.window_scoring import WindowScorer
 
@@ -67,7 +67,11 @@ class Scorer:
         Returns:
           float32 `[M, total]`: -log P(call | the calls before it) in nats, laid out like `sequences.calls`; under a
           model of windows what `WindowScorer.surprisal` says.
+
+        Raises:
+          SyscallLMError: an id outside the vocabulary.
         """
+        require_ids(sequences.calls, self.go)
         first, inverse = sequences.distinct()
         if len(first) == len(sequences):
             return self._surprisal(sequences)
@@ -115,9 +119,10 @@ class Scorer:
           for each member float32 `[N, H]`.
 
         Raises:
-          SyscallLMError: a member is a model of windows.
+          SyscallLMError: a member is a model of windows, or an id is outside the vocabulary.
         """
         self._require_language_models("the state after a trace")
+        require_ids(sequences.calls, self.go)
         first, inverse = sequences.distinct()
         # A model reads the call before the one it predicts, so it has read a whole trace one position later.
         longer = Sequences.from_list(np.append(sequences[int(i)], 0) for i in first)
@@ -255,7 +260,12 @@ class Stream:
 
         Returns:
           float32 `[M, B]`, surprisals in nats.
+
+        Raises:
+          SyscallLMError: an id outside the vocabulary.
         """
+        calls = np.asarray(calls)
+        require_ids(calls, self._go)
         read = np.stack([self._previous, np.asarray(calls, np.int32)])
         self._states, surprisals = _push(self._groups, self._states, read, self._go, self._mesh)
         self._previous = read[1]

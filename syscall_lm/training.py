@@ -125,15 +125,17 @@ def train_members(
     held_out: Sequences,
     workdir: pathlib.Path | None = None,
     log: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
+    of_windows: Mapping[Shape, window_training.WindowRecipe] | None = None,
     **options: Any,
 ) -> tuple[tuple[Member, ...], list[dict[str, Any]]]:
     """Trains an ensemble: members of equal shape together, one group after another.
 
     Args:
       shapes: of the M members; a shape that stands k times gives members NAME.1 to NAME.k.
-      recipe: of the language models; models of windows take over what applies to them (`WindowRecipe.like`).
+      recipe: of the language models.
       train, held_out, log, options: see `train_group`.
       workdir: each group keeps its checkpoints in a folder of its own there.
+      of_windows: the recipes of models of windows; without one, a model makes as many epochs as the language models.
 
     Returns:
       the members, and the history's rows of all groups.
@@ -151,8 +153,10 @@ def train_members(
         if isinstance(shape, lstm.Shape):
             trained = train_group(shape, numbers, recipe, *arguments, log=log_all, **options)
         else:
-            by_windows = window_training.WindowRecipe.like(recipe, shape)
-            trained = window_training.train_group(shape, numbers, by_windows, *arguments, log=log_all, **options)
+            own = (of_windows or {}).get(shape) or window_training.WindowRecipe.beside(
+                recipe, shape, epochs=recipe.epochs, patience=recipe.patience
+            )
+            trained = window_training.train_group(shape, numbers, own, *arguments, log=log_all, **options)
         history += trained.history
         for place, number in enumerate(numbers):
             name = str(shape) if len(numbers) == 1 else f"{shape}.{place + 1}"

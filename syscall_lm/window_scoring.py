@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from syscall_lm.models import lstm
 from syscall_lm.models.shapes import WindowShape, module_of
-from syscall_lm.traces.trace import Sequences
+from syscall_lm.traces.trace import Sequences, require_ids
 from syscall_lm.traces.windows import Batch, Windows, in_batches
 from syscall_lm.types import Array, Params
 
@@ -55,7 +55,11 @@ class WindowScorer:
         Returns:
           float32 `[M, total]` in nats, laid out like `sequences.calls`: for the encoder-decoder -ln P(call | the window
           before, the window's earlier calls), for the autoencoder the reconstruction error -ln Q(call | its window).
+
+        Raises:
+          SyscallLMError: an id outside the vocabulary.
         """
+        require_ids(sequences.calls, self.shape.vocabulary_size)
         windows = self.windows(sequences)
         scores = np.empty((self.members, len(sequences.calls)), np.float32)
         for begin in range(0, len(windows), CHUNK):
@@ -151,7 +155,11 @@ class WindowStream:
 
         Returns:
           float32 `[M, B]`, the surprisals in nats of the calls that came `delay` pushes before; NaN if none did.
+
+        Raises:
+          SyscallLMError: an id that is neither in the vocabulary nor GO.
         """
+        require_ids(calls, self.shape.vocabulary_size + 1)
         self._state, surprisal = _advance(self._folded, self._state, np.asarray(calls, np.int32), self.shape)
         return np.asarray(surprisal)
 

@@ -23,7 +23,14 @@ HELD_OUT_BATCH = 512
 MERGED_MULTIPLE = 8  # of windows that a minibatch on a CPU has once equal ones are merged
 
 # Chosen by the held-out loss of normal traces (experiments/soni2019/train.py).
-LEARNING_RATES = {encoder_decoder.NAME: 1e-2, autoencoder.NAME: 8e-2}
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    encoder_decoder.NAME: {"learning_rate": 1e-2, "epochs": 15, "patience": 4},
+    autoencoder.NAME: {
+        "learning_rate": 8e-2,
+        "epochs": 100,
+        "patience": 100,
+    },  # its loss is rough, and falls to the end
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,14 +56,14 @@ class WindowRecipe(loop.Optimisation):
 
     @classmethod
     def of(cls, model: str, **changes: Any) -> "WindowRecipe":
-        """The recipe for a model of `shapes.WINDOW_MODELS`: its own learning rate, and what is changed."""
-        return cls(**{"learning_rate": LEARNING_RATES.get(model, cls.learning_rate), **changes})
+        """The recipe for a model of `shapes.WINDOW_MODELS`: its own of `RECIPES`, and what is changed."""
+        return cls(**{**RECIPES[model], **changes})
 
     @classmethod
-    def like(cls, other: loop.Optimisation, shape: WindowShape) -> "WindowRecipe":
-        """The recipe for a shape that is trained beside other models: their epochs, schedule, patience and seed."""
-        shared = {name: getattr(other, name) for name in ("epochs", "schedule", "clip", "patience", "seed")}
-        return cls.of(shapes.module_of(shape).NAME, length=shape.length, **shared)
+    def beside(cls, other: loop.Optimisation, shape: WindowShape, **changes: Any) -> "WindowRecipe":
+        """The recipe for a shape that is trained beside other models: their schedule, clipping and seed; else `of`."""
+        shared = {name: getattr(other, name) for name in ("schedule", "clip", "seed")}
+        return cls.of(shapes.module_of(shape).NAME, length=shape.length, **shared, **changes)
 
 
 def train_group(

@@ -41,6 +41,7 @@ from syscall_lm.experiments import command, data, provenance
 from syscall_lm.experiments.data import Benchmark
 from syscall_lm.experiments.kim2017 import trained
 from syscall_lm.experiments.soni2019 import settings
+from syscall_lm.models.store import Model
 from syscall_lm.traces.archive import TraceArchive
 
 DETECTORS: dict[str, type[WindowDetector]] = {
@@ -69,6 +70,7 @@ def main(argv: list[str]) -> None:
         benchmark = data.benchmark(archive)
         path = output / f"detection-{archive.path.stem}.json"
         result = begun(path, archive, run, benchmark)
+        language_models = trained.load(MODELS.value, archive) if MODELS.value else {}
         detectors = result["detectors"]
 
         def keep(name: str, figures: dict[str, Any], **about: Any) -> None:
@@ -92,7 +94,7 @@ def main(argv: list[str]) -> None:
         if "stide" not in detectors:
             keep("stide", benchmark.summaries(Stide().fit(benchmark.train).decision_function(benchmark.traces)))
             save()
-        for seed, name, figures in of_language_models(archive, benchmark, result):
+        for seed, name, figures in of_language_models(language_models, benchmark, result):
             keep(name, {"seed": seed, **figures}, model=LANGUAGE_MODEL)
             save()
     print(f"results: {path}")
@@ -139,15 +141,14 @@ def judge(detector: WindowDetector, run: settings.Experiment, benchmark: Benchma
 
 
 def of_language_models(
-    archive: TraceArchive, benchmark: Benchmark, result: dict[str, Any]
+    models: dict[int, Model], benchmark: Benchmark, result: dict[str, Any]
 ) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """Seed, name and figures of each member of --models, and of each ensemble, that `result` lacks.
+    """Seed, name and figures of each member of the models, and of each ensemble, that `result` lacks.
 
-    Figures of other models than these are taken out of it; without --models it keeps what it has.
+    Figures of other models than these are taken out of it; without models it keeps what it has.
     """
-    if not MODELS.value:
+    if not models:
         return
-    models = trained.load(MODELS.value, archive)
     described = [
         {"seed": seed, "identity": model["identity"]}
         for seed, model in zip(models, trained.describe(models), strict=True)

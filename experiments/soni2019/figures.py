@@ -4,7 +4,8 @@
 
 Draws figure4-adfa.png (encoder-decoder) and figure5-adfa.png (autoencoder) from what soni2019.train measured on that
 archive: training and held-out windows, the mean of the seeds and the range between them. Accuracy is the paper's:
-windows predicted exactly / windows. In the paper L = 10 ends highest for both: 97.2 % at a loss of 0.08, and 86 % at 0.21. Seconds.
+windows predicted exactly / windows. In the paper L = 10 ends highest for both: 97.2 % at a loss of 0.08, and 86 % at
+0.21. Seconds.
 """
 
 import pathlib

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from syscall_lm.types import Params
 
 MODELS = (encoder_decoder.NAME, autoencoder.NAME)
 LENGTHS = (3, 10, 15)
+_RECIPES = window_training.RECIPES
 
 # The paper's own numbers, by model and L: tables 1 and 2; section V prints accuracy and loss for L = 10 alone.
 PAPER_MS_PER_EPOCH = {MODELS[0]: {3: 180, 10: 370, 15: 530}, MODELS[1]: {3: 230, 10: 460, 15: 610}}
@@ -43,12 +44,12 @@ class Settings:
 
     seeds: int = 3
     cells: int = 64
-    epochs: int = 15
-    autoencoder_epochs: int = 100
-    learning_rate: float = window_training.LEARNING_RATES[encoder_decoder.NAME]
-    autoencoder_learning_rate: float = window_training.LEARNING_RATES[autoencoder.NAME]
+    epochs: int = _RECIPES[encoder_decoder.NAME]["epochs"]
+    autoencoder_epochs: int = _RECIPES[autoencoder.NAME]["epochs"]
+    learning_rate: float = _RECIPES[encoder_decoder.NAME]["learning_rate"]
+    autoencoder_learning_rate: float = _RECIPES[autoencoder.NAME]["learning_rate"]
     schedule: str = "cosine"
-    patience: int = 4
+    patience: int = _RECIPES[encoder_decoder.NAME]["patience"]
     stride: int = 2
     seed: int = 0
     held_out: float = 0.1
@@ -88,6 +89,17 @@ class Experiment:
         """The shape of a model."""
         return shapes.window_shape(model, self.archive.vocabulary.size, length, self.settings.cells)
 
+    def check(self, models: Sequence[str], lengths: Sequence[int]) -> None:
+        """Raises SyscallLMError if one of these cannot be trained, or none is named."""
+        if not models:
+            raise SyscallLMError(f"--models: name at least one of {', '.join(MODELS)}")
+        for model in models:
+            if model not in MODELS:
+                raise SyscallLMError(f"--models: no model is called {model!r}; there are {', '.join(MODELS)}")
+            for length in lengths:
+                self.settings.recipe(model, length)
+                self.shape(model, length)
+
     def trained(
         self, model: str, length: int, log: Callable[[list[dict[str, Any]]], None] = lambda rows: None
     ) -> loop.Trained:
@@ -105,7 +117,14 @@ class Experiment:
         )
 
     def members(self, model: str, length: int) -> Iterator[Params]:
-        """The trained members, one after another."""
+        """The trained members, one after another.
+
+        Raises:
+          SyscallLMError: they were not trained in this workdir.
+        """
+        folder = self._folder(model, self.settings.recipe(model, length))
+        if not folder.exists():
+            raise SyscallLMError(f"{folder}: no checkpoints of this model and data; soni2019.train makes them")
         params = self.trained(model, length).params
         for member in range(self.settings.seeds):
             yield jax.tree.map(lambda leaf, i=member: leaf[i], params)
@@ -161,13 +180,20 @@ def windows(sequences: Sequences, stride: int) -> int:
     return int((-(-sequences.lengths // stride)).sum())
 
 
+RESULTS_HOLD = {"train": ("settings", "runs"), "detection": ("traces", "detectors"), "epoch_time": ("rows", "rounds")}
+
+
 def read_results(path: pathlib.Path, needed_from: str) -> dict[str, Any]:
     """A JSON result of another experiment of this folder.
 
     Raises:
-      SyscallLMError: it is missing or damaged.
+      SyscallLMError: it is missing, damaged, or of another experiment than this.
     """
-    return store.read_json(path, f"{path}: missing; run soni2019.{needed_from} first")
+    found = store.read_json(path, f"{path}: missing; run soni2019.{needed_from} first")
+    for name in RESULTS_HOLD[needed_from]:
+        if name not in found:
+            raise SyscallLMError(f"{path}: no results of soni2019.{needed_from} (they hold {name!r})")
+    return found
 
 
 def operating_point(scores: np.ndarray, is_attack: np.ndarray, threshold: float, asked: float) -> dict[str, float]:

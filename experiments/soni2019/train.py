@@ -4,7 +4,7 @@
 
 Writes training-ARCHIVE.json, from which soni2019.figures draws figures 4 and 5: for each epoch loss and accuracy,
 training and held out, for each of three seeds, and the epoch's seconds (tables 1 and 2: soni2019.epoch_time). The paper
-trained on some 140,000 windows; every second call of ADFA-LD's training traces begins one, which gives 138,600. It
+trained on some 140,000 windows; every second call of ADFA-LD's training traces begins one, which gives 138,726. It
 found L = 10 best for both models: 97.2 % of the windows predicted exactly at a loss of 0.08 (encoder-decoder), 86 % at
 0.21 (autoencoder), on Windows traces of its own that are private.
 
@@ -48,17 +48,26 @@ MODELS = flags.DEFINE_list("models", list(settings.MODELS), "which models")
 LENGTHS = flags.DEFINE_list("lengths", [str(length) for length in settings.LENGTHS], "L, calls in a window")
 SEEDS = flags.DEFINE_integer("seeds", _DEFAULTS.seeds, "members, trained side by side", lower_bound=1)
 CELLS = flags.DEFINE_integer("cells", _DEFAULTS.cells, "H", lower_bound=1)
-EPOCHS = flags.DEFINE_integer("epochs", _DEFAULTS.epochs, "the encoder-decoder's passes over the windows, at most")
+EPOCHS = flags.DEFINE_integer(
+    "epochs", _DEFAULTS.epochs, "the encoder-decoder's passes over the windows, at most", lower_bound=1
+)
 AUTOENCODER_EPOCHS = flags.DEFINE_integer(
-    "autoencoder_epochs", _DEFAULTS.autoencoder_epochs, "the autoencoder's passes"
+    "autoencoder_epochs", _DEFAULTS.autoencoder_epochs, "the autoencoder's passes", lower_bound=1
 )
 LEARNING_RATE = flags.DEFINE_float("learning_rate", _DEFAULTS.learning_rate, "Adam's, of the encoder-decoder")
 AUTOENCODER_LEARNING_RATE = flags.DEFINE_float(
     "autoencoder_learning_rate", _DEFAULTS.autoencoder_learning_rate, "Adam's, of the autoencoder"
 )
 SCHEDULE = flags.DEFINE_enum("schedule", _DEFAULTS.schedule, loop.SCHEDULES, "how the learning rate develops")
-PATIENCE = flags.DEFINE_integer("patience", _DEFAULTS.patience, "epochs without a better held-out loss before stopping")
-STRIDE = flags.DEFINE_integer("stride", _DEFAULTS.stride, "calls from one window's beginning to the next one's")
+PATIENCE = flags.DEFINE_integer(
+    "patience",
+    _DEFAULTS.patience,
+    "epochs without a better held-out loss before the encoder-decoder stops",
+    lower_bound=1,
+)
+STRIDE = flags.DEFINE_integer(
+    "stride", _DEFAULTS.stride, "calls from one window's beginning to the next one's", lower_bound=1
+)
 SEED = flags.DEFINE_integer("seed", _DEFAULTS.seed, "of everything random", lower_bound=0)
 
 
@@ -83,6 +92,7 @@ def main(argv: list[str]) -> None:
     workdir = pathlib.Path(WORKDIR.value)
     with files.exclusive(workdir):
         run = settings.Experiment(archive, chosen, workdir)
+        run.check(MODELS.value, lengths)
         result = {
             **run.description(),
             "windows": settings.windows(run.train, chosen.stride),
@@ -97,9 +107,21 @@ def main(argv: list[str]) -> None:
         for length in lengths:
             for model in MODELS.value:
                 trained = run.trained(model, length, log=lambda rows: tqdm.tqdm.write(_progress(rows[-1])))
-                result["runs"].append(_summary(model, length, trained))
+                result["runs"] = _with_earlier(path, result, _summary(model, length, trained))
                 files.write_text(path, json.dumps(result, indent=1) + "\n")
     print(f"results: {path}")
+
+
+def _with_earlier(path: pathlib.Path, result: dict[str, Any], run: dict[str, Any]) -> list[dict[str, Any]]:
+    """A run, and those of other models and lengths that an earlier command made with these settings and data."""
+    runs = [*result["runs"], run]
+    if path.exists():
+        earlier = settings.read_results(path, "train")
+        head = ("archive", "settings", "training", "held_out")
+        if all(earlier.get(name) == result[name] for name in head):
+            made = {(one["model"], one["length"]) for one in runs}
+            runs += [one for one in earlier["runs"] if (one["model"], one["length"]) not in made]
+    return sorted(runs, key=lambda one: (one["length"], settings.MODELS.index(one["model"])))
 
 
 def _progress(row: dict[str, Any]) -> str:

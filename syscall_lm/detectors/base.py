@@ -55,7 +55,13 @@ class Detector(abc.ABC):
         """Anomaly scores, float64 `[N]`."""
 
     def predict(self, traces: Sequences) -> np.ndarray:
-        """1 for abnormal, 0 for normal, int64 `[N]` (Kim et al., eq. 2)."""
+        """1 for abnormal, 0 for normal, int64 `[N]` (Kim et al., eq. 2).
+
+        Raises:
+          SyscallLMError: there is no threshold yet.
+        """
+        if not hasattr(self, "threshold_"):
+            raise SyscallLMError(f"{type(self).__name__}: fit it before it judges")
         return (self.decision_function(traces) > self.threshold_).astype(np.int64)
 
 

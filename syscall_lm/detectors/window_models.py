@@ -12,7 +12,7 @@ from syscall_lm.detectors.language_model import load_calibration
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.models.shapes import WindowShape, module_of, window_shape
 from syscall_lm.models.store import Model
-from syscall_lm.traces.trace import Sequences
+from syscall_lm.traces.trace import Sequences, require_ids
 from syscall_lm.types import Params
 from syscall_lm.window_scoring import WindowScorer, WindowStream, window_means
 from syscall_lm.window_training import WindowRecipe, train_group
@@ -172,6 +172,11 @@ class WindowDetector(Detector):
             raise SyscallLMError(f"{type(self).__name__}: fit it before it scores")
         return self.scorer
 
+    def _window_threshold(self) -> float:
+        if not hasattr(self, "window_threshold_"):
+            raise SyscallLMError(f"{type(self).__name__}: fit it before it judges windows")
+        return self.window_threshold_
+
     def surprisal(self, traces: Sequences) -> np.ndarray:
         """Every call's surprisal in nats, the members' average, float32 `[total]`, laid out like `traces.calls`."""
         return self._trained().surprisal(traces).mean(0)
@@ -200,7 +205,7 @@ class WindowDetector(Detector):
             start=windows.starts - begins,
             size=windows.sizes,
             score=score,
-            abnormal=score > self.window_threshold_,
+            abnormal=score > self._window_threshold(),
             least_expected=worst - begins,
             call=traces.calls[worst].astype(np.int64),
             surprisal=surprisal[worst].astype(np.float64),
@@ -208,7 +213,7 @@ class WindowDetector(Detector):
 
     def watch(self) -> "Watch":
         """Judges one live trace, call by call."""
-        return Watch(self._trained().stream(), self.window_threshold_)
+        return Watch(self._trained().stream(), self._window_threshold())
 
 
 class Watch:
@@ -225,7 +230,11 @@ class Watch:
         """The next call; returns the verdict on the window that this one completes, if it does.
 
         The autoencoder's verdicts come L calls after their window.
+
+        Raises:
+          SyscallLMError: an id outside the vocabulary.
         """
+        require_ids(call, self._stream.shape.vocabulary_size)
         self._calls.append(call)
         self._take(call)
         return self._verdict() if len(self._surprisals) == self._length else None

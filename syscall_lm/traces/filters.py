@@ -10,7 +10,8 @@ call happened; so the first two also work on single events, while a capture that
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Iterator
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -55,13 +56,15 @@ class Events:
         return self._take(np.argsort(self.time, kind="stable"))
 
     def without_doubles(self) -> "Events":
-        """Without events that equal the one before them in thread, time and call: one event, recorded twice.
+        """Without events that equal the one before them of their thread in time and call: one event, recorded twice.
 
-        Order them first. Two calls of one thread at the very same time are taken for one only if they are equal too.
+        Order them first. Two calls of one thread at the very same time are taken for one only if they are equal too,
+        and no other call of that thread stands between them.
         """
-        columns = (self.thread, self.time, self.call)
+        by_thread = np.argsort(self.thread, kind="stable")
+        columns = (self.thread[by_thread], self.time[by_thread], self.call[by_thread])
         same = np.all([column[1:] == column[:-1] for column in columns], axis=0)
-        return self._take(np.flatnonzero(np.append(len(self) > 0, ~same)[: len(self)]))
+        return self._take(np.sort(by_thread[np.append(len(self) > 0, ~same)[: len(self)]]))
 
     def _take(self, indices: np.ndarray) -> "Events":
         return Events(self.thread[indices], self.time[indices], self.call[indices])
@@ -115,7 +118,7 @@ class Filters:
     ) -> Iterator[Trace]:
         """Filters traces; one that has no calls left is dropped.
 
-        Only `order` needs all traces in memory.
+        Only `order` needs all traces in memory; `drop_doubles` keeps a digest of each.
 
         Args:
           traces: ids in `vocabulary`.
@@ -134,7 +137,8 @@ class Filters:
         seen: set[tuple[Any, ...]] = set()
         for trace in traces:
             if self.drop_doubles and trace.pid is not None and trace.start_time is not None:
-                identity = (trace.host, trace.pid, trace.start_time, trace.calls.tobytes())
+                digest = hashlib.blake2b(trace.calls.tobytes(), digest_size=16).digest()
+                identity = (trace.host, trace.pid, trace.start_time, digest)
                 if identity in seen:
                     counts[DOUBLED_TRACE] += 1
                     continue
@@ -151,6 +155,15 @@ class Filters:
     def to_json(self) -> dict[str, Any]:
         """The filters as plain JSON values, for an archive's metadata."""
         return {**dataclasses.asdict(self), "drop": list(self.drop)}
+
+
+def of_calls(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What filters did to the calls within traces, from an archive's metadata: a step each, in order.
+
+    Ordering traces and dropping doubled ones changes no trace, and is left out.
+    """
+    steps = [{name: step.get(name) for name in ("drop", "max_repeats")} for step in metadata.get("filters", [])]
+    return [step for step in steps if step["drop"] or step["max_repeats"]]
 
 
 def _ordered(traces: list[Trace], counts: collections.Counter[str]) -> list[Trace]:

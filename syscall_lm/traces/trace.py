@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 
+from syscall_lm.errors import SyscallLMError
+
 NORMAL = "normal"
 ATTACK = "attack"
 
@@ -105,3 +107,10 @@ class Sequences:
                 first.append(i)
             inverse[i] = positions[key]
         return np.asarray(first, np.int64), inverse
+
+
+def require_ids(calls: npt.ArrayLike, size: int) -> None:
+    """Raises SyscallLMError if one of the calls is no id below `size`: a model would read it as some other call."""
+    calls = np.asarray(calls)
+    if calls.size and not 0 <= (low := calls.min()) <= (high := calls.max()) < size:
+        raise SyscallLMError(f"call id {low if low < 0 else high}: this model knows ids from 0 to {size - 1}")

@@ -144,6 +144,26 @@ def check_live_verdicts(detector, traces):
             )
 
 
+def test_an_id_that_the_model_does_not_know_is_refused_and_changes_nothing(detector, traces):
+    for bad in (V, 999, -1):
+        watch, undisturbed = detector.watch(), detector.watch()
+        for call in traces[4]:
+            with pytest.raises(SyscallLMError, match=f"call id {bad}: this model knows ids from 0 to {V - 1}"):
+                watch.push(bad)
+            assert watch.push(int(call)) == undisturbed.push(int(call))
+        assert watch.finish() == undisturbed.finish()
+    with pytest.raises(SyscallLMError, match=f"call id {V}"):
+        detector.surprisal(Sequences.from_list([[0, V, 1]]))
+
+
+def test_what_was_not_fitted_says_so(detector, traces):
+    params = jax.tree.map(lambda leaf: leaf[0], detector.scorer.params)
+    unfitted = type(detector).of_trained(detector.shape, params)
+    for judge in (unfitted.predict, unfitted.verdicts, lambda traces: unfitted.watch()):
+        with pytest.raises(SyscallLMError, match="fit it before it judges"):
+            judge(traces)
+
+
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory, tiny_model, traces):
     """A model directory with both kinds of window models beside others, calibrated on the traces."""

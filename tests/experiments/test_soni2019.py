@@ -51,14 +51,23 @@ def models(archive, tiny_model, tmp_path_factory):
 @pytest.fixture(scope="module")
 def results(archive, models, tmp_path_factory, commands):
     folder = tmp_path_factory.mktemp("results")
-    work, output = folder / "work", folder / "output"
+    work, output, judged = folder / "work", folder / "output", folder / "judged"
     where = [f"--archive={archive}", f"--workdir={work}", f"--output={output}"]
     small = ["--lengths=3", "--cells=4", "--epochs=2", "--autoencoder_epochs=2", "--seeds=2"]
     quick = ["--lengths=3", "--rounds=2", "--steps=2", "--pushes=8"]
     shown = {"figures": [f"--training={output}/training-made-up.json", f"--output={output}"]}
     early = [f"--archive={archive}", f"--workdir={work}", f"--output={folder}"]
     done = {
-        **commands("soni2019.train", {"train": [*where, *small], "no length": [*where, "--lengths=0"]}),
+        **commands(
+            "soni2019.train",
+            {
+                "a part": [*where, *small, "--models=autoencoder"],
+                "train": [*where, *small, "--models=encoder-decoder"],
+                "no length": [*where, "--lengths=0"],
+                "no such model": [*where, "--models=encoder-decoder,markov"],
+                "no model": [*where, "--models="],
+            },
+        ),
         **commands(
             "soni2019.detection",
             {
@@ -67,9 +76,11 @@ def results(archive, models, tmp_path_factory, commands):
                 "again": where,
                 "too early": early,
                 "twice": [*where, f"--models={models[0]},{models[0]}"],
+                "no checkpoints": [where[0], f"--workdir={folder}/typo", f"--output={judged}"],
             },
+            f"import shutil; shutil.copytree('{output}', '{judged}')",
         ),
-        **commands("soni2019.figures", shown),
+        **commands("soni2019.figures", {**shown, "not one": [f"--training={output}/detection-made-up.json"]}),
         **commands(
             "soni2019.epoch_time", {"epoch_time": [where[0], where[2], *quick], "no L": [*where[::2], "--lengths="]}
         ),
@@ -83,7 +94,8 @@ def test_every_step_writes_its_results(results):
     for name in ("train", "one seed", "detection", "again", "figures", "epoch_time", "summary"):
         assert done[name].code == 0, done[name].err
     assert {path.name for path in output.iterdir()} == {
-        "training-made-up.json", "detection-made-up.json", "figure4-made-up.png", "figure5-made-up.png", "epoch_time.json", "table.md",
+        "training-made-up.json", "detection-made-up.json", "figure4-made-up.png", "figure5-made-up.png",
+        "epoch_time.json", "table.md",
     }  # fmt: skip
     assert "epoch 2" in done["train"].out and "epoch" not in done["detection"].out  # a finished run is found again
 
@@ -168,6 +180,10 @@ def test_mistakes_are_told_in_one_sentence(results):
         "nothing": "no training",
         "no length": "lengths=0",
         "no L": "lengths=",
+        "no such model": "no model is called 'markov'",
+        "no model": "name at least one",
+        "no checkpoints": "soni2019.train makes them",
+        "not one": "no results of soni2019.train",
     }.items():
         assert done[name].code == 2 and words in done[name].err and "Traceback" not in done[name].err
 
