@@ -20,6 +20,8 @@ from syscall_lm.detectors.base import traces_needed
 from syscall_lm.detectors.language_model import LanguageModelDetector
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, data
+from syscall_lm.experiments.profiling import PROFILE_DIR as PROFILE_DIR
+from syscall_lm.experiments.profiling import profiled
 from syscall_lm.models import store
 from syscall_lm.traces.archive import TraceArchive
 
@@ -30,6 +32,7 @@ MEDIANS = flags.DEFINE_bool("medians", False, "also renew the medians and spread
 FAR = flags.DEFINE_float("far", 0.01, "false alarm rate to print thresholds for")
 
 
+@profiled()
 def main(argv: list[str]) -> None:
     """Scores the traces and rewrites the model's calibration."""
     if argv:

@@ -23,6 +23,8 @@ from syscall_lm.detectors.base import Detector
 from syscall_lm.detectors.language_model import LanguageModelDetector
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, comparison, data, provenance
+from syscall_lm.experiments.profiling import PROFILE_DIR as PROFILE_DIR
+from syscall_lm.experiments.profiling import profiled
 from syscall_lm.models import store
 from syscall_lm.reports import figures
 from syscall_lm.traces.archive import TraceArchive
@@ -36,6 +38,7 @@ DETECTORS = flags.DEFINE_list(
 FAR = flags.DEFINE_float("far", 0.01, "false alarm rate that the model's own threshold is set for")
 
 
+@profiled()
 def main(argv: list[str]) -> None:
     """Scores with every detector, then writes and prints the figures."""
     if argv:

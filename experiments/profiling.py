@@ -1,4 +1,7 @@
-"""--profile_dir: what the devices did, as a trace for TensorBoard or xprof."""
+"""--profile_dir: what host and devices did, phase by phase, as a trace for TensorBoard, xprof or Perfetto.
+
+`@profiled()` before an experiment's `main`, or `with profiled():` around a part of it.
+"""
 
 import contextlib
 import pathlib
@@ -46,5 +49,6 @@ def profiled() -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+        timer.join()  # it may be writing the trace
         stop()
         print(f"profile: {path}")

@@ -26,6 +26,8 @@ from syscall_lm.detectors.encoder_decoder import EncoderDecoderDetector
 from syscall_lm.detectors.window_models import WindowDetector
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command
+from syscall_lm.experiments.profiling import PROFILE_DIR as PROFILE_DIR
+from syscall_lm.experiments.profiling import profiled
 from syscall_lm.models import shapes, store
 from syscall_lm.models.store import Model
 from syscall_lm.traces.archive import TraceArchive
@@ -54,6 +56,7 @@ FAR = flags.DEFINE_float("far", 0.01, "false alarm rate, of windows, that the th
 TOP = flags.DEFINE_integer("top", 10, "how many of the most suspicious windows to print", lower_bound=0)
 
 
+@profiled()
 def main(argv: list[str]) -> None:
     """Judges the archive batch by batch."""
     if argv:

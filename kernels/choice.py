@@ -4,15 +4,31 @@ What needs Pallas is imported when it is called, and not before: that takes half
 machine without such a GPU would wait for.
 """
 
+import contextlib
 import functools
 import importlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 
 interpret: Any = None  # tests set it, so that kernels for GPUs run, slowly, where there is none
+_preferred: str | None = None
+
+
+@contextlib.contextmanager
+def preferring(name: str) -> Iterator[None]:
+    """Whatever is traced in the block without an `implementation` takes this one: for comparing whole programs.
+
+    A program that was traced before is not traced again: `jax.clear_caches` makes JAX forget it.
+    """
+    global _preferred
+    before, _preferred = _preferred, name
+    try:
+        yield
+    finally:
+        _preferred = before
 
 
 class Unsuitable(ValueError):
@@ -44,13 +60,16 @@ def dispatch(operation: str, implementations: Mapping[str, Any], name: str | Non
     Raises:
       ValueError: no such implementation, or one that cannot run on this device or with these arguments.
     """
+    name = name or _preferred
     if name is not None and name not in implementations:
         raise ValueError(f"implementation={name!r}: there are {', '.join(implementations)}")
     if name == "mosaic_gpu" and not available():
         device = jax.devices()[0].device_kind
         raise ValueError(f"implementation='mosaic_gpu' needs an NVIDIA Hopper GPU; this is {device}")
-    if name is None and _is_hopper() and on_one_device():
+    if name is None and _is_hopper():
         try:
+            if not on_one_device():
+                raise Unsuitable("its arrays may be split over several devices, which only `shard_map` says how")
             return implementations["mosaic_gpu"](*arguments)
         except Unsuitable as why:
             _log_once(operation, str(why))

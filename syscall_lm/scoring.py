@@ -94,7 +94,9 @@ class Scorer:
         states = self.initial_states(lanes)
         in_flight: collections.deque[tuple[np.ndarray, list[Array]]] = collections.deque()
         for plan in packing.lane_plans(sequences, lanes, self._steps):
-            states, surprisals = self.tile(states, packer.gather(plan))
+            with jax.profiler.TraceAnnotation("gather a tile"):
+                tile = packer.gather(plan)
+            states, surprisals = self.tile(states, tile)
             in_flight.append((plan, surprisals))
             if len(in_flight) > TILES_IN_FLIGHT:
                 self._collect(scores, *in_flight.popleft())
@@ -102,9 +104,10 @@ class Scorer:
             self._collect(scores, *in_flight.popleft())
 
     def _collect(self, scores: np.ndarray, plan: np.ndarray, surprisals: list[Array]) -> None:
-        used = plan >= 0
-        values = np.concatenate([np.asarray(part) for part in surprisals])[:, used]  # members in group order
-        scores[np.asarray(self._order)[:, None], plan[used]] = values
+        with jax.profiler.TraceAnnotation("collect a tile"):
+            used = plan >= 0
+            values = np.concatenate([np.asarray(part) for part in surprisals])[:, used]  # members in group order
+            scores[np.asarray(self._order)[:, None], plan[used]] = values
 
     def final_states(self, sequences: Sequences) -> list[np.ndarray]:
         """What the last layer holds after all calls of a trace: lstm(x) of Kim et al., section 2.3.

@@ -1,10 +1,11 @@
-"""Rows of `gpu_check`: a case is tried, timed, and told whatever came of it."""
+"""Rows of `gpu_check`: cases are tried, those of one group timed in turn, and told whatever came of them."""
 
+import contextlib
 import dataclasses
 import statistics
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +22,8 @@ class Case:
       calls: real calls that one run works through.
       flops_per_call: of the model, on the folded path.
       target: what issue and paper ask for.
+      group: cases of one group do the same work, and are timed in turn; none for a case that stands alone.
+      peer: whether it is what a user would take instead of this project.
     """
 
     name: str
@@ -28,32 +31,72 @@ class Case:
     calls: int = 0
     flops_per_call: int = 0
     target: str = ""
+    group: str = ""
+    peer: bool = False
 
 
-def attempt(case: Case, rounds: int, peak: float) -> dict[str, Any]:
-    """Runs one case and says what came of it, an error included."""
-    row: dict[str, Any] = {"case": case.name}
-    try:
-        start = time.perf_counter()
-        run = case.make()
-        outcome = jax.block_until_ready(run())
-        row["first_seconds"] = time.perf_counter() - start
-        if isinstance(outcome, dict):  # it brings its own figures
-            return row | outcome | {"target": case.target}
-        seconds = []
-        for _ in range(rounds):
+def grouped(cases: Sequence[Case]) -> Iterator[list[Case]]:
+    """Neighbours of one group together."""
+    group: list[Case] = []
+    for case in cases:
+        if group and (not case.group or case.group != group[0].group):
+            yield group
+            group = []
+        group.append(case)
+    if group:
+        yield group
+
+
+def attempt(cases: Sequence[Case], rounds: int, peak: float) -> list[dict[str, Any]]:
+    """Prepares the cases of a group, times them in turn, and says what came of each, errors included."""
+    rows: list[dict[str, Any]] = [{"case": case.name, "target": case.target} for case in cases]
+    runs: dict[int, Callable[[], Any]] = {}
+    seconds: dict[int, list[float]] = {}
+    for number, (case, row) in enumerate(zip(cases, rows, strict=True)):
+        with _told(row):
             start = time.perf_counter()
-            jax.block_until_ready(run())
-            seconds.append(time.perf_counter() - start)
-        row |= {"seconds": statistics.median(seconds), "spread": [min(seconds), max(seconds)], "target": case.target}
+            run = case.make()
+            row["prepare_seconds"] = time.perf_counter() - start
+            outcome = jax.block_until_ready(run())
+            row["first_seconds"] = time.perf_counter() - start - row["prepare_seconds"]
+            if isinstance(outcome, dict):  # it brings its own figures
+                row |= outcome
+            else:
+                runs[number], seconds[number] = run, []
+    for turn in range(rounds):
+        for number in list(runs)[:: 1 if turn % 2 else -1]:
+            with _told(rows[number]):
+                start = time.perf_counter()
+                jax.block_until_ready(runs[number]())
+                seconds[number].append(time.perf_counter() - start)
+            if "error" in rows[number]:
+                del runs[number]
+    for number in runs:
+        case, row, found = cases[number], rows[number], seconds[number]
+        row |= {"seconds": statistics.median(found), "spread": [min(found), max(found)]}
         if case.calls:
             row["calls_per_second"] = case.calls / row["seconds"]
-        if case.calls and case.flops_per_call:
-            row["of_peak"] = row["calls_per_second"] * case.flops_per_call / peak
+            if case.flops_per_call:
+                row["of_peak"] = row["calls_per_second"] * case.flops_per_call / peak
+    if peers := [rows[number]["seconds"] for number in runs if cases[number].peer]:
+        for number in runs:
+            rows[number]["ratio_to_best_peer"] = min(peers) / rows[number]["seconds"]
+    return rows
+
+
+@contextlib.contextmanager
+def _told(row: dict[str, Any]) -> Iterator[None]:
+    """What goes wrong in the block is told in the row."""
+    try:
+        yield
     except Exception as error:  # noqa: BLE001 - one broken kernel must not hide what the others do
         text = "".join(traceback.format_exception(error))
         row |= {"error": f"{type(error).__name__}: {error}"[:500], "traceback": text[-4000:]}
-    return row
+
+
+def failed(row: dict[str, Any]) -> bool:
+    """Whether the row is an error, or a difference beyond its bound (or no number at all)."""
+    return "error" in row or ("difference" in row and not row["difference"] <= row["bound"])
 
 
 def matrix_rate(size: int = 8192) -> float:
@@ -69,13 +112,15 @@ def matrix_rate(size: int = 8192) -> float:
 def line_of(row: dict[str, Any]) -> str:
     """One row for a person."""
     if "error" in row:
-        return f"| {row['case']} | failed: {' '.join(row['error'].split())[:160]} | | |"
+        return f"| {row['case']} | failed: {' '.join(row['error'].split())[:160]} | | | | | |"
     if "difference" in row:
-        verdict = "within" if row["difference"] <= row["bound"] else "BEYOND"
-        return f"| {row['case']} | differs by {row['difference']:.1e}, {verdict} {row['bound']:.0e} | | |"
+        verdict = "BEYOND" if failed(row) else "within"
+        return f"| {row['case']} | differs by {row['difference']:.1e}, {verdict} {row['bound']:.0e} | | | | | |"
     speed = f"{row['calls_per_second']:,.0f}" if "calls_per_second" in row else ""
     peak = f"{100 * row['of_peak']:.1f} %" if "of_peak" in row else ""
-    return f"| {row['case']} | {1e3 * row['seconds']:.2f} ms | {speed} | {peak} |"
+    ratio = f"{row['ratio_to_best_peer']:.2f}" if "ratio_to_best_peer" in row else ""
+    first = f"{row['prepare_seconds']:.1f} + {row['first_seconds']:.1f} s" if "first_seconds" in row else ""
+    return f"| {row['case']} | {1e3 * row['seconds']:.2f} ms | {speed} | {peak} | {ratio} | {first} | {row['target']} |"
 
 
 def table_of(result: dict[str, Any]) -> str:
@@ -83,7 +128,14 @@ def table_of(result: dict[str, Any]) -> str:
     environment = result["environment"]
     head = (
         f"{environment['device']}, jax {environment['jax']}, commit {environment['commit']}; a bfloat16 product runs "
-        f"at {result['bfloat16_rate'] / 1e12:.0f} TFLOP/s."
+        f"at {result['bfloat16_rate'] / 1e12:.0f} TFLOP/s. Times are the host's, from the call to the result; those of "
+        "one kind of work were taken in turn. Best peer: the fastest of cuDNN and Flax in the same work."
     )
-    lines = [head, "", "| case | time or outcome | calls/s | of peak |", "|---|---|---|---|"]
+    lines = [
+        head,
+        "",
+        "| case | time or outcome | calls/s | of peak | best peer's time / this | prepared + first run | ",
+    ]
+    lines[-1] += "target |"
+    lines.append("|---|---|---|---|---|---|---|")
     return "\n".join([*lines, *map(line_of, result["rows"])]) + "\n"

@@ -34,6 +34,8 @@ from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, comparison, data
 from syscall_lm.experiments.comparison import Results
 from syscall_lm.experiments.kim2017 import results, trained
+from syscall_lm.experiments.profiling import PROFILE_DIR as PROFILE_DIR
+from syscall_lm.experiments.profiling import profiled
 from syscall_lm.models import store
 from syscall_lm.reports import figures
 from syscall_lm.traces.archive import TraceArchive
@@ -53,6 +55,7 @@ DETECTORS = flags.DEFINE_list(
 OUTPUT = flags.DEFINE_string("output", "results/kim2017", "directory for figure3.json, figure3.md and figure3.png")
 
 
+@profiled()
 def main(argv: list[str]) -> None:
     """Scores with every detector and seed, then writes figures and tables."""
     if argv:

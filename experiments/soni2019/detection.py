@@ -13,7 +13,8 @@ autoencoder's 86 %); it prints no detection or false alarm rates. A published LS
 ADFA-LD's windows.
 
 The same command after an interruption goes on after the last model that was judged. ADFA-LD took 3 minutes on two cores
-that other work shared, and another two for each seed's language models of 1x200, 1x400 and 2x400.
+that other work shared, and another two for each seed's language models of 1x200, 1x400 and 2x400. Likewise the embedded
+corpus, whose language models are of 1x200 alone: --archive=syscall_lm/corpus/corpus.parquet.
 
 A trace's score is the mean over its calls, or over those 60 calls where it is highest; both are reported, and no attack
 chose anything. A threshold for 1 % false alarms comes from the held-out normal traces.
@@ -40,6 +41,8 @@ from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, data, provenance
 from syscall_lm.experiments.data import Benchmark
 from syscall_lm.experiments.kim2017 import trained
+from syscall_lm.experiments.profiling import PROFILE_DIR as PROFILE_DIR
+from syscall_lm.experiments.profiling import profiled
 from syscall_lm.experiments.soni2019 import settings
 from syscall_lm.models.store import Model
 from syscall_lm.traces.archive import TraceArchive
@@ -56,6 +59,7 @@ MODELS = flags.DEFINE_list("models", [], "model directories that `train` made on
 OUTPUT = flags.DEFINE_string("output", "results/soni2019", "directory with training-ARCHIVE.json, for the results")
 
 
+@profiled()
 def main(argv: list[str]) -> None:
     """Scores with every model and seed, writes the figures."""
     if argv:

@@ -36,6 +36,8 @@ from absl import flags
 from syscall_lm import files, loop
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, provenance
+from syscall_lm.experiments.profiling import PROFILE_DIR as PROFILE_DIR
+from syscall_lm.experiments.profiling import profiled
 from syscall_lm.experiments.soni2019 import settings
 from syscall_lm.traces.archive import TraceArchive
 
@@ -71,6 +73,7 @@ STRIDE = flags.DEFINE_integer(
 SEED = flags.DEFINE_integer("seed", _DEFAULTS.seed, "of everything random", lower_bound=0)
 
 
+@profiled()
 def main(argv: list[str]) -> None:
     """Trains one model after another; results are written after each epoch."""
     if argv:

@@ -13,7 +13,7 @@ IMPLEMENTATIONS = {"reference": reference, "xla": xla}
 
 
 def nll(h: Array, w_out: Array, b_out: Array, targets: Array, *, implementation: str | None = None) -> jax.Array:
-    """-log softmax(h @ w_out + b_out)[target] in nats. To learn from it take `weighted_nll`, whose gradient is frugal.
+    """-log softmax(h @ w_out + b_out)[target] in nats. Its gradient makes the logits anew, `weighted_nll`'s does not.
 
     Args:
       h: `[..., H]`; the leading axes are those of `targets`.

@@ -11,8 +11,8 @@ BLOCK_ROWS = 2048
 def nll(h, w_out, b_out, targets):
     """See `api.nll`."""
     if targets.ndim == 0:
-        return _of_rows(h, w_out, b_out, targets)[0]
-    return _values(h, w_out, b_out, jnp.asarray(targets))[0]
+        return of_rows(h, w_out, b_out, targets)[0]
+    return _nll(h, w_out, b_out, jnp.asarray(targets))
 
 
 def weighted_nll(h, w_out, b_out, targets, weights):
@@ -21,8 +21,8 @@ def weighted_nll(h, w_out, b_out, targets, weights):
     return total, *map(jax.lax.stop_gradient, values)
 
 
-def _of_rows(h, w_out, b_out, targets):
-    """Surprisals, whether the target is the most probable call, and what the gradient needs."""
+def of_rows(h, w_out, b_out, targets):
+    """All rows as one block: surprisals, whether the target is the most probable call, and what the gradient needs."""
     logits = h @ w_out + b_out
     highest = logits.max(-1)
     chosen = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
@@ -33,9 +33,23 @@ def _of_rows(h, w_out, b_out, targets):
 
 def _values(h, w_out, b_out, targets):
     def block(nothing, rows):
-        return nothing, _of_rows(rows[0], w_out, b_out, rows[1])[:2]
+        return nothing, of_rows(rows[0], w_out, b_out, rows[1])[:2]
 
     return _scan_blocks(block, None, (h, targets))[1]
+
+
+@jax.custom_vjp
+def _nll(h, w_out, b_out, targets):
+    return _values(h, w_out, b_out, targets)[0]
+
+
+def _nll_backward(arguments, weights):
+    """What arrives from above weighs the surprisals; the logits are made anew."""
+    h, w_out, b_out, targets = arguments
+    return *_forward(h, w_out, b_out, targets, weights)[1], None
+
+
+_nll.defvjp(lambda *arguments: (_nll(*arguments), arguments), _nll_backward)
 
 
 @jax.custom_vjp
@@ -49,7 +63,7 @@ def _forward(h, w_out, b_out, targets, weights):
 
     def block(gradients, rows):
         h, targets, weights = rows
-        values, right, shifted, total = _of_rows(h, w_out, b_out, targets)
+        values, right, shifted, total = of_rows(h, w_out, b_out, targets)
         hit = targets[..., None] == jnp.arange(w_out.shape[1], dtype=targets.dtype)
         dlogits = shifted * (weights / total)[..., None] - jnp.where(hit, weights[..., None], 0)
         dw, db = gradients

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from syscall_lm.kernels.lstm import cell
-from syscall_lm.kernels.nll import nll
+from syscall_lm.kernels.nll.xla import of_rows
 
 
 def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry):
@@ -13,15 +13,19 @@ def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry):
 
     def step(carry, call):
         inputs, targets, reset = call
-        x, after = table[inputs], []
+        after = []
+        with jax.named_scope("gather"):
+            x = table[inputs]
         for number, weights in enumerate(w_hh):
-            c, h = (jnp.where(reset[:, None], 0, part) for part in carry[number])
-            if number > 0:
-                w_ih, b = upper[number - 1]
-                x = x @ w_ih + b
-            c, x = cell(x + h @ weights, c)
-            after.append((c, x))
-        return after, nll(x, w_out, b_out, targets)
+            with jax.named_scope(f"layer_{number}"):
+                c, h = (jnp.where(reset[:, None], 0, part) for part in carry[number])
+                if number > 0:
+                    w_ih, b = upper[number - 1]
+                    x = x @ w_ih + b
+                c, x = cell(x + h @ weights, c)
+                after.append((c, x))
+        with jax.named_scope("head"):
+            return after, of_rows(x, w_out, b_out, targets)[0]
 
     carry = [(jnp.asarray(c), jnp.asarray(h)) for c, h in carry]
     after, surprisal = jax.lax.scan(step, carry, (jnp.asarray(inputs), targets, jnp.asarray(reset)))

@@ -1,10 +1,16 @@
 import json
+import time
 
 import jax
+import numpy as np
 import pytest
 
 from syscall_lm.experiments.benchmarking import gpu_cases, gpu_rows
-from syscall_lm.kernels import shapes
+from syscall_lm.kernels import choice, shapes
+from syscall_lm.models import lstm
+from syscall_lm.traces.archive import TraceArchiveWriter
+from syscall_lm.traces.trace import Trace
+from syscall_lm.traces.vocabulary import Vocabulary
 
 TINY = shapes.ModelShape(1, 4, 6)
 
@@ -20,25 +26,82 @@ def test_a_case_that_fails_is_a_row_and_others_go_on():
     def broken():
         raise RuntimeError("no such kernel")
 
+    calls = []
+
+    def breaks_later():
+        calls.append(0)
+        if len(calls) == 3:
+            raise ArithmeticError("too hot")
+
     peers = gpu_cases.scoring_implementations(TINY, 3)
     cases = [
         gpu_rows.Case("broken", broken),
         gpu_cases.scoring_case("xla", TINY, 3, peers["xla"]),
+        gpu_cases.scoring_case("peer", TINY, 3, lambda: lambda: time.sleep(0.02), peer=True),
+        gpu_cases.scoring_case("faster peer", TINY, 3, lambda: lambda: time.sleep(0.01), peer=True),
+        gpu_cases.scoring_case("breaks later", TINY, 3, lambda: breaks_later, peer=True),
         gpu_rows.Case("check", lambda: lambda: {"difference": 0.5, "bound": 0.1}),
         gpu_rows.Case("not a number", lambda: lambda: {"difference": float("nan"), "bound": 0.1}),
+        gpu_rows.Case("right", lambda: lambda: {"difference": 0.05, "bound": 0.1}),
     ]
-    rows = [gpu_rows.attempt(case, 2, 1e12) for case in cases]
-    assert rows[0]["error"] == "RuntimeError: no such kernel"
+    groups = list(gpu_rows.grouped(cases))
+    assert [len(group) for group in groups] == [1, 4, 1, 1, 1]
+    rows = [row for group in groups for row in gpu_rows.attempt(group, 4, 1e12)]
+    assert [row["case"] for row in rows] == [case.name for case in cases]
+    assert rows[0]["error"] == "RuntimeError: no such kernel" and "too hot" in rows[4]["error"]
     assert rows[1]["calls_per_second"] == pytest.approx(3 * shapes.STEPS / rows[1]["seconds"])
     assert 0 < rows[1]["of_peak"] < 1
+    assert rows[1]["ratio_to_best_peer"] == rows[3]["seconds"] / rows[1]["seconds"]
+    assert rows[3]["ratio_to_best_peer"] == 1 and rows[2]["ratio_to_best_peer"] < 0.9
+    assert [gpu_rows.failed(row) for row in rows] == [True, False, False, False, True, True, True, False]
     environment = {"device": "d", "jax": "1", "commit": "c"}
     table = gpu_rows.table_of({"environment": environment, "bfloat16_rate": 1e12, "rows": rows})
     assert table.count("\n") == 4 + len(rows)
+    assert len({line.count("|") for line in table.splitlines()[2:]}) == 1
     assert "| broken | failed: RuntimeError: no such kernel |" in table
-    assert table.count("BEYOND") == 2
+    assert table.count("BEYOND") == 2 and table.count("within") == 1
     json.dumps(rows)
 
 
-def test_every_case_has_its_own_name():
-    names = [case.name for case in gpu_cases.every()]
+def test_every_case_has_its_own_name_and_the_sweep_comes_last():
+    cases = list(gpu_cases.every("adfa.parquet"))
+    names = [case.name for case in cases]
     assert len(names) == len(set(names)) > 50
+    kinds = [name.partition(" ")[0] for name in names]
+    assert list(dict.fromkeys(kinds)) == ["check", "epoch", "all", "train", "score", "sweep"]
+    for group in gpu_rows.grouped(cases):
+        timed = [case for case in group if case.group]
+        assert not timed or {case.peer for case in timed} == {True, False}
+
+
+@pytest.mark.parametrize("name", ["ours", "ours through XLA", "Flax"])
+def test_what_is_trained_on_a_gpu_runs_on_any_device(name):
+    run = gpu_cases.training_implementations(TINY, 4, 3)[name]()
+    for _ in range(2):
+        run()
+
+
+def test_what_checks_whole_programs_finds_nothing_here():
+    for check in (gpu_cases.check_scorer, gpu_cases.check_training):
+        found = check(shapes.ModelShape(2, 4, 6))()
+        assert found["difference"] < 1e-5 < found["bound"]
+
+
+def test_an_epoch_of_windows_and_a_whole_archive_are_timed(tmp_path):
+    row = gpu_rows.attempt([gpu_cases.windows(30, 3, 2)], 1, 1e12)[0]
+    assert row["calls_per_second"] == pytest.approx(3 * 32 / row["seconds"])  # 32 begin in 63 calls, every second one
+    with TraceArchiveWriter(tmp_path / "archive", Vocabulary(("a", "b"))) as writer:
+        writer.write(Trace(np.array([0, 1, 1], np.uint16), "t"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lstm.Shape, "parse", lambda text, size: lstm.Shape(size, 3))
+        row = gpu_rows.attempt([gpu_cases.whole_archive(str(tmp_path / "archive"))], 1, 1e12)[0]
+    assert row["calls_per_second"] == pytest.approx(3 / row["seconds"])
+
+
+def test_what_is_preferred_is_taken_where_nothing_is_named():
+    implementations = {"xla": lambda: "xla", "reference": lambda: "reference"}
+    assert choice.dispatch("op", implementations, None, ()) == "xla"
+    with choice.preferring("reference"):
+        assert choice.dispatch("op", implementations, None, ()) == "reference"
+        assert choice.dispatch("op", implementations, "xla", ()) == "xla"
+    assert choice.dispatch("op", implementations, None, ()) == "xla"

@@ -73,7 +73,7 @@ def scored(folder, commands):
     cases = {
         "ok": case("ok.parquet"),
         "average": case("average.parquet", "traces", "model", "--ensemble=average", "--far=0.2", "--stretch=7"),
-        "windows": case("windows.parquet", "traces", "windows"),
+        "windows": case("windows.parquet", "traces", "windows", f"--profile_dir={folder}/profile"),
         "other": case("other.parquet", "other"),
         "same": case("same.parquet", "same"),
         "no call name in common": case("bad", "foreign"),
@@ -158,6 +158,13 @@ def test_the_terminal_counts_calls_from_one(folder, scored):
     line = next(line for line in scored["ok"].out.splitlines() if rows[0]["id"] + " (" in line)
     assert f"at call {rows[0]['stretch_start'] + 1}: " in line
     assert f"{rows[0]['least_expected_call']} at {rows[0]['least_expected'] + 1}, " in line
+
+
+def test_a_profile_tells_the_phases_of_host_and_device(folder, scored):
+    assert scored["windows"].code == 0 and f"profile: {folder}/profile" in scored["windows"].out
+    profile = next((folder / "profile").rglob("*.xplane.pb")).read_bytes()
+    phases = (b"gather a tile", b"collect a tile", b"score_tile/", b"layer_0", b"head", b"encoder", b"decoder")
+    assert [phase for phase in phases if phase not in profile] == []
 
 
 def test_nothing_of_a_trace_reaches_the_terminal_unescaped(scored):

@@ -51,6 +51,7 @@ def uninterrupted(archive, tmp_path_factory, commands):
         SMALL[-1],
     ]
     cases = {"first": flags, "again": flags, "other": [*flags, "--epochs=4"], "windows": windows}
+    windows.append(f"--profile_dir={model}-profile")
     done = commands("train", cases)
     return model, done
 
@@ -60,6 +61,8 @@ def test_models_of_windows_are_trained_by_the_same_command(uninterrupted, archiv
     assert done["windows"].code == 0, done["windows"].err
     model = store.load(path.with_name(f"{path.name}-of-windows"))
     assert [str(member.shape) for member in model.members] == ["encoder-decoder-3x4", "autoencoder-3x4"]
+    profile = next(path.with_name(f"{path.name}-profile").rglob("*.xplane.pb")).read_bytes()
+    assert all(scope in profile for scope in (b"adam", b"fold", b"encoder", b"decoder"))
     recipes = model.info["configuration"]["windows"]
     assert [recipe["length"] for recipe in recipes.values()] == [3, 3]
     assert recipes["encoder-decoder-3x4"]["learning_rate"] != recipes["autoencoder-3x4"]["learning_rate"]
