@@ -27,11 +27,30 @@ def parse_seeds(values: Sequence[str]) -> list[int]:
     """Seeds from a flag.
 
     Raises:
-      SyscallLMError: none, or not whole numbers.
+      SyscallLMError: none, not whole numbers, or one twice.
     """
-    if not values or not all(seed.isdecimal() for seed in values):
-        raise SyscallLMError(f"--seeds={','.join(values)}: expected whole numbers, like 0,1,2")
-    return [int(seed) for seed in values]
+    if not values or not all(seed.isdecimal() and int(seed) < 2**32 for seed in values):
+        raise SyscallLMError(f"--seeds={','.join(values)}: expected whole numbers below 2^32, like 0,1,2")
+    seeds = [int(seed) for seed in values]
+    if len(set(seeds)) < len(seeds):
+        raise SyscallLMError(f"--seeds={','.join(values)}: a seed that stands twice would count twice")
+    return seeds
+
+
+def parse_detectors(values: Sequence[str]) -> list[str]:
+    """Names of detectors from a flag.
+
+    Raises:
+      SyscallLMError: none, an unknown one, or one twice.
+    """
+    if not values:
+        raise SyscallLMError(f"--detectors: name at least one of {', '.join(catalogue.NAMES)}")
+    for name in values:
+        if name not in catalogue.NAMES:
+            raise SyscallLMError(f"no detector is called {name!r}; there are {', '.join(catalogue.NAMES)}")
+        if values.count(name) > 1:
+            raise SyscallLMError(f"--detectors={','.join(values)}: {name} stands twice")
+    return list(values)
 
 
 def compare(

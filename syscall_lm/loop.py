@@ -39,7 +39,8 @@ class Optimisation:
       epochs: passes over the training data, at most.
       learning_rate: Adam's, at its peak.
       schedule: "constant", or "cosine" (decays to zero over all epochs).
-      clip: the gradient's norm is rescaled to this when it exceeds it.
+      clip: the gradient of a minibatch's loss, which is a mean over its calls, is rescaled to this norm when it exceeds
+        it.
       patience: a member has converged when its held-out loss did not improve for so many epochs.
       seed: of everything random.
     """

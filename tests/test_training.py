@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from syscall_lm import checkpoints, training
+from syscall_lm import checkpoints, loop, training
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.mesh import Mesh
 from syscall_lm.models import lstm
@@ -152,6 +152,30 @@ def test_lanes_do_not_wait_for_the_longest_trace(longest, others):
 def test_a_recipe_that_makes_no_sense_is_refused(changes):
     with pytest.raises(SyscallLMError, match=next(iter(changes))):
         recipe(**changes)
+
+
+def test_a_gradient_beyond_the_clip_is_rescaled_to_it(traces):
+    """So small a clip that Adam, whose steps do not depend on the scale of gradients otherwise, feels it."""
+    recipe = training.Recipe(clip=1e-7, dropout=0.0, schedule="constant", minibatch_calls=64, steps=16)
+    objective = training.LanguageModelling(lstm.Shape(V, 5), recipe, traces, traces)
+    state, step = loop.begin(objective, [0], recipe, 10)
+    before = jax.tree.map(lambda leaf: np.array(leaf[0], np.float64), state["params"])
+    plan = next(iter(objective.plans(0)))
+
+    def loss(params):
+        return objective.loss(params, jax.random.key(0), objective.initial_carry(params), objective.gather(plan))[0]
+
+    gradient = jax.grad(loss)(jax.tree.map(np.float32, before))
+    norm = np.sqrt(sum(np.sum(np.square(leaf, dtype=np.float64)) for leaf in jax.tree.leaves(gradient)))
+    assert norm > 1e-3
+    after = step(state, plan)["params"]
+
+    def expected(old, leaf):
+        clipped = np.asarray(leaf, np.float64) * recipe.clip / norm
+        return old - recipe.learning_rate * clipped / (np.abs(clipped) + 1e-8)  # Adam's first step
+
+    for new, old in zip(jax.tree.leaves(after), jax.tree.leaves(jax.tree.map(expected, before, gradient)), strict=True):
+        np.testing.assert_allclose(new[0], old, atol=1e-6)
 
 
 def test_a_diverging_run_says_so(traces):

@@ -39,14 +39,14 @@ def main(argv: list[str]) -> None:
     """Fits, scores, writes the figures."""
     if argv:
         raise SyscallLMError(f"kim2017.baselines takes flags only; what is {argv[0]!r}?")
-    seeds = comparison.parse_seeds(SEEDS.value)
+    seeds, names = comparison.parse_seeds(SEEDS.value), comparison.parse_detectors(DETECTORS.value)
     archive = TraceArchive(ARCHIVE.value)
     benchmark = data.benchmark(archive)
     result = {
         "archive": archive.path.name,
         "traces": {"train": len(benchmark.train), **benchmark.counts},
         "data": data.fingerprint(benchmark.traces),
-        "detectors": comparison.compare(DETECTORS.value, benchmark, archive.vocabulary.size, dict.fromkeys(seeds, ())),
+        "detectors": comparison.compare(names, benchmark, archive.vocabulary.size, dict.fromkeys(seeds, ())),
     }
     results.write(pathlib.Path(OUTPUT.value), "baselines", main, result, table)
 

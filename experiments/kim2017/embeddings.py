@@ -39,7 +39,7 @@ from syscall_lm.traces.archive import TraceArchive
 GROUPS = {
     "read and write": ("read", "write"),
     "open and close": ("open", "close"),
-    "waiting": ("select", "_newselect", "pselect6", "ppoll", "poll", "epoll_wait", "nanosleep"),
+    "waiting": ("select", "_newselect", "pselect6", "ppoll", "epoll_wait", "nanosleep"),
     "symbolic links": ("readlink", "lstat64"),
     "stat": ("fstatat64", "fstat64"),
     "pipe": ("pipe", "pipe2"),
@@ -54,7 +54,7 @@ FONT = 8  # of labels, points
 ARCHIVE = flags.DEFINE_string("archive", None, "the archive that the models learned from", required=True)
 MODELS = flags.DEFINE_list("models", None, "model directories that `train` made on it, one a seed", required=True)
 MEMBER = flags.DEFINE_string("member", "", "the member of the first model that is drawn; empty for the first")
-SEED = flags.DEFINE_integer("seed", 0, "of t-SNE", lower_bound=0)
+SEED = flags.DEFINE_integer("seed", 0, "of t-SNE", lower_bound=0, upper_bound=2**32 - 1)
 OUTPUT = flags.DEFINE_string(
     "output", "results/kim2017", "directory for embeddings.json, embeddings.md and embeddings.png"
 )

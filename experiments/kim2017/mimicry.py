@@ -55,7 +55,9 @@ def main(argv: list[str]) -> None:
     benchmark = data.benchmark(archive)
     if not len(benchmark.train) or not benchmark.is_attack.any():
         raise SyscallLMError(f"{archive.path}: needs normal traces in split 'train', and attacks")
-    names = DETECTORS.value or [name for name in catalogue.QUICK if models or name in catalogue.ALONE]
+    names = [name for name in catalogue.QUICK if models or name in catalogue.ALONE]
+    if DETECTORS.value:
+        names = comparison.parse_detectors(DETECTORS.value)
     normal = benchmark.traces.take(~benchmark.is_attack)
     decays: dict[str, dict[str, Any]] = {}
     attacks = 0
@@ -119,6 +121,12 @@ def table(result: dict[str, Any]) -> str:
         f"of {result['archive']}. Columns: normal calls for each call of the attack; {STRETCH} normal calls before it. "
         f"Mean and standard deviation over {seeds} seeds, which draw attacks, padding"
         f"{' and models' if result['models'] else ''}.",
+        "",
+        "A padded attack is up to nine times as long as it was, the normal traces are as they were. Detectors by a "
+        "maximum or a length (`-highest`, `-longest`) find longer traces more abnormal whatever these hold: where an "
+        "AUC rises from left to right, that is why. It says that padding does not hide the attack, not that it helps "
+        "to find it. Padding stands before and behind the attack here, never among its calls, where an attacker could "
+        "put it too (Wagner & Soto's no-ops).",
         "",
         "| detector | " + " | ".join(columns) + " |",
         "|---" * (len(columns) + 1) + "|",

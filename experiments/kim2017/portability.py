@@ -70,18 +70,21 @@ def main(argv: list[str]) -> None:
         raise SyscallLMError(f"kim2017.portability takes flags only; what is {argv[0]!r}?")
     if not (MIT.value or UNM.value or KDD98_DIR.value):
         raise SyscallLMError("kim2017.portability needs a host: --mit, --unm or --kdd98_dir")
+    if KDD98_EVENTS.value and not KDD98_DIR.value:
+        raise SyscallLMError("--kdd98_events names the events of audit files; say where these are with --kdd98_dir")
+    names = comparison.parse_detectors(DETECTORS.value)
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
     models: list[dict[str, Any]] = []
     for seed in comparison.parse_seeds(SEEDS.value):
         hosts = read_hosts(seed)
         for source in hosts:
             members: tuple[Member, ...] = ()
-            if any(name not in catalogue.ALONE for name in DETECTORS.value):
+            if any(name not in catalogue.ALONE for name in names):
                 member, losses = train(source, seed)
                 members = (member,)
                 models.append({"host": source.name, "seed": seed, "chosen": member.name, "held_out_nll": losses})
-            detectors = catalogue.build(DETECTORS.value, source.vocabulary.size, members, seed)
-            for name, detector in zip(DETECTORS.value, detectors.values(), strict=True):
+            detectors = catalogue.build(names, source.vocabulary.size, members, seed)
+            for name, detector in zip(names, detectors.values(), strict=True):
                 data.fit(detector, source.train, seed)
                 for target in hosts:
                     run = {"seed": seed, **transfer(detector, source, target)}

@@ -8,13 +8,14 @@
       --recipe=fast12=runs/fast12-0,... --recipe=fast24=runs/fast24-0,...
 
 Printed: uniform initialisation, Adam at 1e-4, clipping at 5, dropout 0.5, minibatches of similar length. Epochs,
-minibatch size and stopping are not printed: held-out normal loss chooses when to stop. Fast: Adam at 4e-3 decaying to
-zero over all epochs, truncated back-propagation over packed lanes; 24 epochs are the default of `train`. On one core a
-seed of 1x200 takes about an hour by the printed recipe, 3 minutes by 12 fast epochs.
+minibatch size and stopping are not printed: held-out normal loss chooses when to stop, a minibatch holds 4,096 calls as
+in the fast recipe. Where dropout sits is not printed either: it is between layers and before the softmax here. Fast:
+Adam at 4e-3 decaying to zero over all epochs, truncated back-propagation over packed lanes; 24 epochs are the default
+of `train`. On one core a seed of 1x200 takes about an hour by the printed recipe, 3 minutes by 12 fast epochs.
 
 Compared are the members that all sets of models hold. The first recipe named is the one that the others are compared
-with: a difference in AUC is of the means over the seeds, its interval a bootstrap over the traces, which the recipes
-share, and not over seeds. With trained models a minute on one core.
+with: a difference in AUC is of the means over the seeds that both have, its interval a bootstrap over the traces, which
+the recipes share, and not over seeds. With trained models a minute on one core.
 """
 
 import json
@@ -83,24 +84,40 @@ def parse(values: Sequence[str]) -> dict[str, list[str]]:
 
 
 def compare(member: str, sets: dict[str, dict[int, Model]], benchmark: data.Benchmark) -> dict[str, Any]:
-    """One member under all recipes: its runs, and how far the mean AUC of each recipe lies above the first one's."""
-    runs: dict[str, Any] = {}
-    areas: dict[str, np.ndarray] = {}
+    """One member under all recipes: its runs, and how far the AUC of each recipe lies above the first one's.
+
+    Differences are of means over the seeds that both have, if there are any, else over all.
+    """
+    runs: dict[str, dict[int, dict[str, Any]]] = {}
+    resampled: dict[str, dict[int, np.ndarray]] = {}
     for name, models in sets.items():
-        runs[name], samples = [], []
+        runs[name], resampled[name] = {}, {}
         for seed, model in models.items():
             (params,) = (one for one in model.members if one.name == member)
             scores = TrainedMember(params).decision_function(benchmark.traces)
-            runs[name].append({"seed": seed, **costs(model, member), **benchmark.summaries(scores)})
-            samples.append(evaluation.bootstrap_aucs(scores[~benchmark.is_attack], scores[benchmark.is_attack]))
-        areas[name] = np.mean(samples, axis=0)
+            runs[name][seed] = {"seed": seed, **costs(model, member), **benchmark.summaries(scores)}
+            curves = evaluation.bootstrap_aucs(scores[~benchmark.is_attack], scores[benchmark.is_attack])
+            resampled[name][seed] = curves
     first, *others = sets
-    means = {name: np.mean([run["all"]["auc"] for run in runs[name]]) for name in sets}
     differences = {}
     for name in others:
-        low, high = np.quantile(areas[name] - areas[first], [0.025, 0.975])
-        differences[name] = {"auc": float(means[name] - means[first]), "interval": [float(low), float(high)]}
-    return {"runs": runs, "differences": differences}
+        common = sorted(sets[name].keys() & sets[first].keys())
+        seeds = [(common or sets[which]) for which in (name, first)]
+        aucs = [
+            np.mean([runs[which][seed]["all"]["auc"] for seed in some])
+            for which, some in zip((name, first), seeds, strict=True)
+        ]
+        areas = [
+            np.mean([resampled[which][seed] for seed in some], axis=0)
+            for which, some in zip((name, first), seeds, strict=True)
+        ]
+        low, high = np.quantile(areas[0] - areas[1], [0.025, 0.975])
+        differences[name] = {
+            "auc": float(aucs[0] - aucs[1]),
+            "interval": [float(low), float(high)],
+            "seeds": common,
+        }
+    return {"runs": {name: list(found.values()) for name, found in runs.items()}, "differences": differences}
 
 
 def costs(model: Model, member: str) -> dict[str, Any]:
@@ -155,25 +172,29 @@ def table(result: Mapping[str, Any]) -> str:
     for member, found in result["members"].items():
         for name, difference in found["differences"].items():
             low, high = difference["interval"]
+            seeds = ", ".join(map(str, difference["seeds"]))
             lines.append(
                 f"- {member}: the AUC of {name} less that of {next(iter(models))} is {difference['auc']:+.3f} "
-                f"(95 % interval over traces {low:+.3f} to {high:+.3f})."
+                f"(95 % interval over traces {low:+.3f} to {high:+.3f}; "
+                f"{f'seeds that both have: {seeds}' if seeds else 'of the means over all seeds of each'})."
             )
-        for seed, losses in common_losses(found["runs"]).items():
-            told = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
+        for seed, both in common_seeds(found["runs"]).items():
+            losses = ", ".join(f"{name} {run['held_out_nll']:.3f}" for name, run in both.items())
+            aucs = ", ".join(f"{name} {run['all']['auc']:.3f}" for name, run in both.items())
             lines.append(
-                f"- {member}: held-out nats on the same traces (seed {seed}; each seed holds out others): {told}."
+                f"- {member}, seed {seed}, which all have: held-out nats on the same traces (each seed holds out "
+                f"others) {losses}; AUC {aucs}."
             )
         for name, described in models.items():
             lines += [f"- {member}: {sentence}" for sentence in capped(name, described, found["runs"][name])]
     return "\n".join(lines) + "\n"
 
 
-def common_losses(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[int, dict[str, float]]:
-    """Held-out losses by recipe, for the seeds that all recipes have: each seed holds out traces of its own."""
-    by_seed = {name: {run["seed"]: run["held_out_nll"] for run in some} for name, some in runs.items()}
-    common = set.intersection(*(set(losses) for losses in by_seed.values()))
-    return {seed: {name: losses[seed] for name, losses in by_seed.items()} for seed in sorted(common)}
+def common_seeds(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[int, dict[str, Mapping[str, Any]]]:
+    """Runs by recipe, for the seeds that all recipes have."""
+    by_seed = {name: {run["seed"]: run for run in some} for name, some in runs.items()}
+    common = set.intersection(*map(set, by_seed.values()))
+    return {seed: {name: found[seed] for name, found in by_seed.items()} for seed in sorted(common)}
 
 
 def capped(name: str, described: Sequence[dict[str, Any]], runs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 from absl import flags
 
 from syscall_lm import files, training
@@ -49,17 +50,27 @@ def traces_line(result: Mapping[str, Any]) -> str:
 
 def detector_tables(result: Mapping[str, Any]) -> list[str]:
     """The figures of all detectors; beside each AUC what the detector was chosen on, and what padding leaves of it."""
-    columns = {"chosen on": {name: catalogue.chosen_on(name) for name in result["detectors"]}}
+    columns = {
+        "fit, score": {name: _seconds(found["runs"]) for name, found in result["detectors"].items()},
+        "chosen on": {name: catalogue.chosen_on(name) for name in result["detectors"]},
+    }
     if result["padded"]:
         columns["AUC, padded"] = result["padded"]
     return [comparison.LEGEND, "", LEGEND, "", *comparison.tables(result["detectors"], columns=columns)]
+
+
+def _seconds(runs: Iterable[Mapping[str, Any]]) -> str:
+    both = [np.median([run[name] for run in runs]) for name in ("fit_seconds", "score_seconds")]
+    return ", ".join(f"{value:.1f} s" for value in both)
 
 
 LEGEND = (
     "Chosen on: what shaped a detector besides training traces and publications. Known beforehand: that order 8 and "
     "stretches of 75 calls do well on these very attacks was known when they were chosen. Development half of the "
     "attacks: as [the study](STUDY.md) declares it. Padded: the AUC of a sample of the attacks, each hidden among as "
-    "many normal calls as it has itself ([mimicry](mimicry.md), column 1; column 0 is the same sample without padding)."
+    "many normal calls as it has itself ([mimicry](mimicry.md), column 1; column 0 is the same sample without "
+    "padding). Fit, score: seconds on cores that other work may have shared; of detectors that look into one model the "
+    "first pays for its surprisals, or its states, and the others find them."
 )
 
 

@@ -50,7 +50,9 @@ def main(argv: list[str]) -> None:
     """Fits, scores, pads, writes."""
     if argv:
         raise SyscallLMError(f"kim2017.study takes flags only; what is {argv[0]!r}?")
-    seeds = comparison.parse_seeds(SEEDS.value)
+    seeds, names = comparison.parse_seeds(SEEDS.value), comparison.parse_detectors(NAMES.value)
+    if needy := [name for name in names if name not in catalogue.ALONE]:
+        raise SyscallLMError(f"--detectors={needy[0]}: looks into a language model; --models has the study try those")
     archive = TraceArchive(ARCHIVE.value)
     models = trained.load(MODELS.value, archive) if MODELS.value else {}
     benchmark = data.benchmark(archive)
@@ -60,7 +62,7 @@ def main(argv: list[str]) -> None:
     ids = batch.column("id")[data.normal_split(batch, "test")].astype(str)
     development = halves(ids, benchmark)
     detectors: dict[str, Any] = {}
-    for name in NAMES.value:
+    for name in names:
         runs, hidden = [], []
         for seed in seeds if name in catalogue.RANDOM else seeds[:1]:
             detector = benchmark.fit(catalogue.build([name], archive.vocabulary.size, (), seed)[name], seed)
@@ -220,10 +222,11 @@ def interval_rows(found: Mapping[str, Any]) -> list[str]:
     for name, value in found.items():
         cells = []
         for scope in ("reported", "all"):
-            run = value["runs"][0][scope]
-            low, high = run["auc_interval"]
-            alarms = run["false_alarms_at_detection"]["0.95"]
-            cells += [f"{run['auc']:.3f} ({low:.3f} to {high:.3f})", f"{100 * alarms:.1f} %"]
+            runs = [run[scope] for run in value["runs"]]
+            low, high = np.mean([run["auc_interval"] for run in runs], axis=0)
+            auc = comparison.spread([run["auc"] for run in runs], ".3f")
+            alarms = comparison.percent(run["false_alarms_at_detection"]["0.95"] for run in runs)
+            cells += [f"{auc} ({low:.3f} to {high:.3f})", alarms]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 

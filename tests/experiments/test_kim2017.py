@@ -18,7 +18,7 @@ from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import comparison, data
 from syscall_lm.experiments.kim2017 import study_attempts
 from syscall_lm.experiments.kim2017.hosts import Host
-from syscall_lm.models import language_model, lstm
+from syscall_lm.models import language_model, lstm, store
 from syscall_lm.models.store import Member
 from syscall_lm.traces.archive import TraceArchive, TraceArchiveWriter
 from syscall_lm.traces.trace import ATTACK, NORMAL, Trace
@@ -173,8 +173,14 @@ def test_baselines(commands, archive, tmp_path):
         "run": [f"--archive={archive}", f"--output={tmp_path}", "--detectors=stide,ngram-calmest,elm", "--seeds=0,1"],
         "seeds": [f"--archive={archive}", "--seeds=0,x"],
         "detector": [f"--archive={archive}", f"--output={tmp_path}", "--detectors=nothing"],
+        "stands twice": [f"--archive={archive}", f"--output={tmp_path}", "--detectors=stide,elm,stide"],
+        "name at least one": [f"--archive={archive}", f"--output={tmp_path}", "--detectors="],
+        "a seed that stands twice": [f"--archive={archive}", f"--output={tmp_path}", "--seeds=1,1"],
+        "below 2^32": [f"--archive={archive}", f"--output={tmp_path}", "--seeds=5000000000"],
     }
     done = commands("kim2017.baselines", cases)
+    for words in list(cases)[3:]:
+        assert done[words].code == 2 and words in done[words].err, done[words]
     assert done["run"].code == 0, done["run"].err
     detectors = result(tmp_path, "baselines")["detectors"]
     assert {name: [run["seed"] for run in value["runs"]] for name, value in detectors.items()} == {
@@ -242,10 +248,38 @@ module.main = main
             assert len(run["roc"]) == 241 and run["roc"] == sorted(run["roc"]) and run["roc"][-1] == 1
     table = (tmp_path / "figure3.md").read_text()
     assert "| 1x4.1 | 2.000 ± 0.707 | 2 ± 0 | 4 ± 1 |" in table and "| vote | " in table
+    curves = {name: np.mean([run["roc"] for run in value["runs"]], 0) for name, value in found["detectors"].items()}
+    above = np.mean(curves["vote"] >= np.maximum(curves["lstm 1x4.1"], curves["lstm 2x3.2"]))
+    assert f"vote at {100 * above:.0f} %" in table
     assert sorted(path.name for path in tmp_path.iterdir()) == ["figure3.json", "figure3.md", "figure3.png"]
     words = {"other": "was not trained on", "same seed": "seed 0", "members": "holds 1x4.1, but", "none": "no model"}
     for case, word in words.items():
         assert done[case].code == 2 and word in done[case].err, case
+
+
+def test_states(commands, archive, models, tmp_path):
+    seeds = [models("s0", 0), models("s1", 1)]
+    cases = {
+        "run": [f"--archive={archive}", f"--models={joined(seeds)}", f"--output={tmp_path}"],
+        "none": [f"--archive={archive}", "--models="],
+    }
+    done = commands("kim2017.states", cases)
+    assert done["run"].code == 0, done["run"].err
+    assert done["none"].code == 2 and "no model" in done["none"].err
+    found, page = result(tmp_path, "states"), (tmp_path / "states.md").read_text()
+    assert [run["seed"] for run in found["runs"]] == [0, 1]
+    opened = TraceArchive(archive)
+    benchmark = data.benchmark(opened)
+    aucs = [run["members"]["1x4.1"]["knn euclidean 11"] for run in found["runs"]]
+    for path, auc in zip(seeds, aucs, strict=True):  # the sweep holds the catalogue's own detector
+        detector = catalogue.build(["state-knn"], opened.vocabulary.size, store.load(path).members)["state-knn 1x4.1"]
+        scores = detector.fit(benchmark.train).decision_function(benchmark.traces)
+        assert auc == pytest.approx(comparison.curve_of(scores, benchmark).auc)
+    swept = {name: np.mean([aucs[name] for run in found["runs"] for aucs in run["members"].values()])
+             for name in found["runs"][0]["members"]["1x4.1"] if name.startswith("knn euclidean")}  # fmt: skip
+    holds = max(swept, key=swept.get) == "knn euclidean 11"
+    assert f"k = 11 is best for kNN: **{'holds' if holds else 'does not hold'}**" in page
+    assert page.count("**holds**") + page.count("**does not hold**") == 7
 
 
 def test_recipes(commands, archive, models, tmp_path):
@@ -267,11 +301,15 @@ def test_recipes(commands, archive, models, tmp_path):
     member = found["members"]["1x4.1"]
     assert [run["calls"] for run in member["runs"]["printed"]] == [3000, 4000]
     # The tiny models are all drawn alike, so the recipes do not differ, for any resample.
-    assert member["differences"] == dict.fromkeys(["fast", "longer"], {"auc": 0, "interval": [0, 0]})
+    assert member["differences"] == {
+        "fast": {"auc": 0, "interval": [0, 0], "seeds": [0, 1]},
+        "longer": {"auc": 0, "interval": [0, 0], "seeds": [1]},
+    }
     table = (tmp_path / "recipes.md").read_text()
     assert "| learning_rate | 0.1, 1.1 | 0.1, 1.1 | 1.1 |" in table
     assert "1x4.1: the AUC of longer less that of printed is +0.000" in table
-    assert "(seed 1; each seed holds out others): printed 2.500, fast 2.500, longer 2.500." in table
+    told = "1x4.1, seed 1, which all have: held-out nats on the same traces (each seed holds out others) "
+    assert told + "printed 2.500, fast 2.500, longer 2.500; AUC printed " in table
     assert table.count("stopped at its cap") == 1 and "printed, seed 1, stopped at its cap (best epoch 2 of 4)" in table
     assert "--recipe=printed=p0,p1 --recipe=fast=f0,f1 --recipe=longer=l1" in table
     trained = "--archive=small.parquet --model=l1 --members=1x4,2x3 --seed=1 --learning_rate=1.1 --epochs=9"
@@ -373,7 +411,7 @@ def test_table_1(commands, archive, hosts, tmp_path):
 PORTABILITY = (
     SMALL
     + """
-from syscall_lm.models import language_model, lstm
+from syscall_lm.models import language_model, lstm, store
 from syscall_lm.models.store import Member
 import jax
 def train_members(shapes, recipe, learn, held_out, workdir, progress):  # training takes too long for a test
