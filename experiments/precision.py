@@ -8,7 +8,9 @@ scale a column, with float32 for everything else. Told are the largest and the m
 surprisal, the rank correlation (Spearman) of the traces' scores, and the AUC's difference. They count as harmless while
 the AUC moves by less than 0.001.
 
-Beside that the rate of a recurrent product `[256, H] x [H, 4H]` with operands of each type on this device.
+Beside that the speed of operands of each type on this device: of a recurrent product `[256, H] x [H, 4H]` alone, and of
+scoring a tile, which is what decides whether they pay. There h, which lies between -1 and 1, is rounded to 1/127 for
+int8, and what a step adds up and the cell are float32.
 """
 
 import json
@@ -30,7 +32,9 @@ from syscall_lm.kernels.nll import nll
 from syscall_lm.models import lstm, store
 from syscall_lm.traces.archive import TraceArchive
 from syscall_lm.traces.packing import Tile
-from syscall_lm.types import Array, Params
+from syscall_lm.types import Array, HostArray, Params
+
+CHEAPER = ("bfloat16", "int8")
 
 ARCHIVE = flags.DEFINE_string("archive", None, "labelled traces with the splits train and test", required=True)
 MODELS = flags.DEFINE_list("models", None, "model directories that `train` made on it", required=True)
@@ -60,7 +64,7 @@ def main(argv: list[str]) -> None:
         "environment": provenance.environment(),
         "traces": benchmark.counts,
         "rows": rows,
-        "products": [product_rates(count) for count in cells],
+        "products": [{**product_rates(count), "tiles": tile_rates(count)} for count in cells],
     }
     files.write_text(output / "precision.json", json.dumps(result, indent=1) + "\n")
     files.write_text(output / "table.md", table_of(result))
@@ -160,6 +164,51 @@ def product_rates(cells: int, lanes: int = 256, repeats: int = 300) -> dict[str,
     return rates
 
 
+def tile_rates(
+    cells: int, vocabulary: int = 342, lanes: int = 256, steps: int = 64, rounds: int = 7
+) -> dict[str, float]:
+    """Calls per second of scoring a tile with products of operands of each type, all in turn (medians)."""
+    rng = np.random.default_rng(0)
+    table, w_hh, w_out = (
+        rng.uniform(-0.1, 0.1, size).astype(np.float32)
+        for size in ((vocabulary + 1, 4 * cells), (cells, 4 * cells), (cells, vocabulary))
+    )
+    calls = jnp.asarray(rng.integers(0, vocabulary, (2, steps, lanes)))
+
+    def cast(array: HostArray, kind: str) -> Array:
+        return jnp.round(array * 127).astype(kind) if kind == "int8" else jnp.asarray(array, kind)
+
+    def runner(kind: str) -> Any:
+        weights = [cast(10 * matrix if kind == "int8" else matrix, kind) for matrix in (w_hh, w_out)]  # 1.0 is the most
+        total, scale = (jnp.int32, 1 / 127**2 / 10) if kind == "int8" else (jnp.float32, 1.0)
+
+        def product(h: Array, matrix: Array) -> Array:
+            return scale * jax.lax.dot(cast(h, kind), matrix, preferred_element_type=total).astype(jnp.float32)
+
+        @jax.jit
+        def score(weights: list[Array], calls: Array) -> Array:
+            def step(state: tuple[Array, Array], call: Array) -> tuple[tuple[Array, Array], Array]:
+                c, h = cell(jnp.asarray(table)[call[0]] + product(state[1], weights[0]), state[0])
+                logits = product(h, weights[1])
+                chosen = jnp.take_along_axis(logits, call[1][:, None], 1)[:, 0]
+                return (c, h), jax.nn.logsumexp(logits, axis=1) - chosen
+
+            zeros = jnp.zeros((lanes, cells))
+            return jax.lax.scan(step, (zeros, zeros), jnp.moveaxis(calls, 1, 0))[1]
+
+        score(weights, calls).block_until_ready()
+        return lambda: score(weights, calls).block_until_ready()
+
+    runs = {kind: runner(kind) for kind in ("float32", *CHEAPER)}
+    seconds: dict[str, list[float]] = {kind: [] for kind in runs}
+    for _ in range(rounds):
+        for kind, run in runs.items():
+            start = time.perf_counter()
+            run()
+            seconds[kind].append(time.perf_counter() - start)
+    return {kind: lanes * steps / float(np.median(values)) for kind, values in seconds.items()}
+
+
 def table_of(result: dict[str, Any]) -> str:
     """The rows as Markdown."""
     environment, counts = result["environment"], result["traces"]
@@ -177,13 +226,12 @@ def table_of(result: dict[str, Any]) -> str:
             f"{row['largest_difference_of_a_score']:.4f} | {row['rank_correlation']:.6f} | "
             f"{row['auc_float32']:.4f} {row['auc_difference']:+.5f} |"
         )
-    lines += ["", "| H | float32 | bfloat16 | int8 |", "|---|---|---|---|"]
-    lines += [
-        f"| {rates['cells']} | 1.00 | {rates['bfloat16'] / rates['float32']:.2f} | "
-        f"{rates['int8'] / rates['float32']:.2f} |"
-        for rates in result["products"]
-    ]
-    lines += ["", "The second table: the rate of `[256, H] x [H, 4H]` on this device, as a ratio to float32."]
+    lines += ["", "Speed on this device, as a ratio to float32:", ""]
+    lines += ["| H | work | bfloat16 | int8 |", "|---|---|---|---|"]
+    for rates in result["products"]:
+        for work, found in (("a product [256, H] x [H, 4H]", rates), ("scoring a tile of 256 lanes", rates["tiles"])):
+            ratios = (f"{found[kind] / found['float32']:.2f}" for kind in CHEAPER)
+            lines.append(f"| {rates['cells']} | {work} | {' | '.join(ratios)} |")
     return "\n".join(lines) + "\n"
 
 

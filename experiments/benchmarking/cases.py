@@ -244,16 +244,17 @@ def members(shape: lstm.Shape) -> list[Contender]:
 
 
 def sweep(shape: lstm.Shape) -> list[Contender]:
-    """What the number of lanes and of steps in a tile does to scoring, the defaults first."""
-    params = language_model.initialise(jax.random.key(0), shape)
+    """What the number of lanes and of steps in a tile does to scoring, the defaults first; traces fill every size."""
+    params, devices = language_model.initialise(jax.random.key(0), shape), len(jax.local_devices())
     sizes = [(lanes, steps) for lanes in SWEEP_LANES for steps in SWEEP_STEPS]
-    default = (scoring.LANES * len(jax.local_devices()), scoring.STEPS)
+    default = (scoring.LANES * devices, scoring.STEPS)
     sizes.sort(key=lambda size: size != default)
+    _, targets = random_calls(max(SWEEP_STEPS), max(SWEEP_LANES))
+    traces = Sequences.from_list(targets.T)
     contenders = []
     for lanes, steps in sizes:
-        _, targets = random_calls(SCORING_CALLS // lanes, lanes)
-        scorer = scoring.Scorer([Member("ours", shape, params)], lanes, steps)
-        run = functools.partial(scorer.surprisal, Sequences.from_list(targets.T))
+        scorer = scoring.Scorer([Member("ours", shape, params)], max(1, lanes // devices), steps)
+        run = functools.partial(scorer.surprisal, traces)
         contenders.append(Contender(f"ours, {lanes} lanes x {steps} steps", run, targets.size, lanes))
     return contenders
 

@@ -629,7 +629,13 @@ def test_precision_tells_what_cheaper_arithmetic_does(archive, models, commands,
     assert done["right"].code == 0, done["right"].err
     assert done["no model"].code == 2 and "not a model directory" in done["no model"].err
     assert not (tmp_path / "none").exists()
-    rows = json.loads((tmp_path / "out" / "precision.json").read_text())["rows"]
+    found = json.loads((tmp_path / "out" / "precision.json").read_text())
+    table = (tmp_path / "out" / "table.md").read_text()
+    for rates in found["products"]:
+        tiles = rates["tiles"]
+        shown = " | ".join(f"{tiles[kind] / tiles['float32']:.2f}" for kind in ("bfloat16", "int8"))
+        assert f"| {rates['cells']} | scoring a tile of 256 lanes | {shown} |" in table
+    rows = found["rows"]
     assert [(row["member"], row["precision"]) for row in rows] == [
         (member, kind) for member in ("1x4.1", "2x3.2") for kind in ("bfloat16 operands", "int8 weights")
     ]
