@@ -22,9 +22,9 @@ from syscall_lm.traces.vocabulary import Vocabulary
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _cache = tempfile.mkdtemp(prefix="syscall_lm-tests.")
     atexit.register(shutil.rmtree, _cache, ignore_errors=True)
-    os.environ |= {"JAX_COMPILATION_CACHE_DIR": _cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
+    os.environ |= {"JAX_COMPILATION_CACHE_DIR": _cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     jax.config.update("jax_compilation_cache_dir", _cache)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 # Nearly all of that time is LLVM's. What is tested of programs that run for milliseconds is their logic; it is found as
 # well without optimisations, in half the time. Set to 0, all tests are compiled as users' programs are.

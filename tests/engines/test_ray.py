@@ -50,7 +50,7 @@ def score(folder, output, *more):
 
 
 def await_parts(folder, output, wanted, process):
-    end = time.monotonic() + 60
+    end = time.monotonic() + 180  # Ray starts slowly on busy cores
     while (
         time.monotonic() < end
         and process.poll() is None
