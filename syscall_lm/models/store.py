@@ -75,8 +75,8 @@ class Model:
         filtered = filters.of_calls(archive.metadata)
         if (learned := self.info.get("filters", filtered)) != filtered:  # an old model does not know
             raise SyscallLMError(
-                f"{archive.path}: its calls were filtered by {json.dumps(filtered)}, but {self.path} was trained on "
-                f"calls filtered by {json.dumps(learned)}; `filter` makes an archive of an archive"
+                f"{archive.path}: {filters.told(filtered)}, but what {self.path} was trained on is "
+                f"{filters.told(learned)}; `filter` makes an archive of an archive"
             )
         table = self.vocabulary.map_from(archive.vocabulary)
         if (table == self.vocabulary.unk).all():

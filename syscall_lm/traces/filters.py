@@ -11,7 +11,7 @@ call happened; so the first two also work on single events, while a capture that
 import collections
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -164,6 +164,15 @@ def of_calls(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     steps = [{name: step.get(name) for name in ("drop", "max_repeats")} for step in metadata.get("filters", [])]
     return [step for step in steps if step["drop"] or step["max_repeats"]]
+
+
+def told(steps: Sequence[Mapping[str, Any]]) -> str:
+    """What `of_calls` returned, for people."""
+    parts = []
+    for step in steps:
+        parts += [f"without {', '.join(step['drop'])}"] * bool(step["drop"])
+        parts += [f"cut to {step['max_repeats']} of equal calls in a row"] * bool(step["max_repeats"])
+    return ", then ".join(parts) or "not filtered"
 
 
 def _ordered(traces: list[Trace], counts: collections.Counter[str]) -> list[Trace]:

@@ -35,7 +35,7 @@ def judged(tmp_path_factory, tiny_model, commands):
         "not one but 0 called '1x4.2' read windows": case("bad", "traces", "model", "--member=1x4.2"),
         "between 0 and 1": case("bad", "traces", "model", "--far=2"),
         "would replace": case("traces"),
-        '"max_repeats": 2}], but': case("bad", "filtered"),
+        "filtered: cut to 2 of equal calls in a row, but what ": case("bad", "filtered"),
     }
     return folder, model, commands("windows", cases)
 
