@@ -58,6 +58,11 @@ def _complain(message: str, kind: str = "error") -> int:
     return EXIT_USER_ERROR
 
 
+def printable(text: str) -> str:
+    """A line of results for the terminal: names come from captures, and it must not obey their control characters."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def own_flags(module: ModuleType) -> list[flags.Flag]:
     """The flags that an experiment defines, in the order of its file."""
     holders = (value for value in vars(module).values() if isinstance(value, flags.FlagHolder))

@@ -146,7 +146,7 @@ def _line(row: dict) -> str:
         f"at call {start}: {calls} ... ({row['stretch_nll']:.2f} nats per call); "
         f"least expected: {row['least_expected_call']} at {least}, {row['least_expected_nll']:.1f} nats"
     )
-    return "".join(c if c.isprintable() else "?" for c in text)  # names come from captures: no terminal codes
+    return command.printable(text)
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def line(row: dict) -> str:
         f"{row['above_length']:>8,} calls  {row['trace']}, calls {row['above_start'] + 1:,} to "
         f"{row['above_start'] + row['above_length']:,} of {row['length']:,}: {row['above_nll']:.4f} nats per call"
     )
-    return "".join(c if c.isprintable() else "?" for c in text)  # names come from captures: no terminal codes
+    return command.printable(text)
 
 
 if __name__ == "__main__":

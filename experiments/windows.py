@@ -21,8 +21,7 @@ import tqdm
 from absl import flags
 
 from syscall_lm import files
-from syscall_lm.detectors.autoencoder import AutoencoderDetector
-from syscall_lm.detectors.encoder_decoder import EncoderDecoderDetector
+from syscall_lm.detectors import catalogue
 from syscall_lm.detectors.window_models import WindowDetector
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command
@@ -32,9 +31,6 @@ from syscall_lm.models import shapes, store
 from syscall_lm.models.store import Model
 from syscall_lm.traces.archive import TraceArchive
 
-DETECTORS: dict[str, type[WindowDetector]] = {
-    detector.model: detector for detector in (EncoderDecoderDetector, AutoencoderDetector)
-}
 SCHEMA = pa.schema(
     {
         "trace": pa.string(),
@@ -101,7 +97,7 @@ def load(model: Model, member: str, false_alarm_rate: float) -> WindowDetector:
         names = ", ".join(one.name for one in model.members)
         which = f"called {member!r} " if member else ""
         raise SyscallLMError(f"{model.path}: of its members ({names}) not one but {len(own)} {which}read windows")
-    kind = DETECTORS[shapes.module_of(own[0].shape).NAME]
+    kind = catalogue.OF_WINDOWS[shapes.module_of(own[0].shape).NAME]
     return kind.load(model, own[0].name, false_alarm_rate)
 
 
@@ -133,7 +129,7 @@ def line(row: dict) -> str:
         f"{row['start'] + row['size']}; least expected: {row['least_expected_call']} at {row['least_expected'] + 1}, "
         f"{row['least_expected_nll']:.1f} nats"
     )
-    return "".join(c if c.isprintable() else "?" for c in text)  # names come from captures: no terminal codes
+    return command.printable(text)
 
 
 if __name__ == "__main__":

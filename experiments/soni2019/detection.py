@@ -30,10 +30,8 @@ from typing import Any
 from absl import flags
 
 from syscall_lm import evaluation, files
-from syscall_lm.detectors import ensemble
-from syscall_lm.detectors.autoencoder import AutoencoderDetector
+from syscall_lm.detectors import catalogue, ensemble
 from syscall_lm.detectors.base import conformal_threshold
-from syscall_lm.detectors.encoder_decoder import EncoderDecoderDetector
 from syscall_lm.detectors.language_model import LanguageModelDetector
 from syscall_lm.detectors.stide import Stide
 from syscall_lm.detectors.window_models import AGGREGATES, WindowDetector, aggregated
@@ -47,9 +45,6 @@ from syscall_lm.experiments.soni2019 import settings
 from syscall_lm.models.store import Model
 from syscall_lm.traces.archive import TraceArchive
 
-DETECTORS: dict[str, type[WindowDetector]] = {
-    detector.model: detector for detector in (EncoderDecoderDetector, AutoencoderDetector)
-}
 FAR = 0.01
 LANGUAGE_MODEL = "language model"
 
@@ -90,7 +85,9 @@ def main(argv: list[str]) -> None:
             members = run.members(model, length) if done < run.settings.seeds else ()
             for seed, params in enumerate(members):
                 if seed >= done:
-                    detector = DETECTORS[model].of_trained(run.shape(model, length), params, false_alarm_rate=FAR)
+                    detector = catalogue.OF_WINDOWS[model].of_trained(
+                        run.shape(model, length), params, false_alarm_rate=FAR
+                    )
                     for aggregate, figures in judge(detector, run, benchmark).items():
                         about = {"model": model, "length": length, "aggregate": aggregate}
                         keep(names[aggregate], {"seed": seed, **figures}, **about)

@@ -19,6 +19,7 @@ from syscall_lm.detectors.nearest import Nearest, WithinRadius
 from syscall_lm.detectors.ngram import NGram
 from syscall_lm.detectors.sections import LongestSection, Stretch
 from syscall_lm.detectors.stide import FRAME, RARE, Stide
+from syscall_lm.detectors.window_models import WindowDetector
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.models.store import Member
 
@@ -57,7 +58,12 @@ ON_MEMBER: dict[str, Callable[[TrainedMember, int], Detector]] = {
     "lstm-longest": lambda member, seed: LongestSection(member),
 }
 
-NEURAL = frozenset({"encoder-decoder", "autoencoder"})  # these take minutes to learn
+# Detectors around models of windows, by the model's name.
+OF_WINDOWS: dict[str, type[WindowDetector]] = {
+    detector.model: detector for detector in (EncoderDecoderDetector, AutoencoderDetector)
+}
+
+NEURAL = frozenset(OF_WINDOWS)  # these take minutes to learn
 RANDOM = frozenset({"hmm", "elm", "ngram-longest"}) | NEURAL  # these depend on the seed, without a trained model
 
 # Detectors that look into all trained language models together.
