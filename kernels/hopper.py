@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from syscall_lm.kernels import choice
+from syscall_lm.kernels import choice, gather
 
 LANES = 64  # rows of one warpgroup's matrix instruction
 COLUMNS = 128  # columns of one product; its sums take 64 registers a thread
@@ -42,11 +42,15 @@ class Config:
       warpgroups: computing warpgroups a block, 1 or 2; a block has 64 times as many lanes.
       tile_rows: rows of the tape a tile, a multiple of `K_UNIT`.
       stages: tiles that are in flight or in use at a time.
+      resident: whether c stays in shared memory, or goes to L2 and back in every step.
+      cluster: blocks that fetch the tape together, each a part of it for all.
     """
 
     warpgroups: int
     tile_rows: int
     stages: int
+    resident: bool = False
+    cluster: int = 1
 
     @property
     def block_lanes(self) -> int:
@@ -54,25 +58,34 @@ class Config:
         return LANES * self.warpgroups
 
     @property
+    def cluster_lanes(self) -> int:
+        """Lanes of one cluster."""
+        return self.cluster * self.block_lanes
+
+    @property
     def ring_bytes(self) -> int:
         """Shared memory of the ring."""
         return self.stages * self.tile_rows * COLUMNS * 2
 
 
-# In order of preference: many lanes a block read the weights less often; large tiles need fewer barriers.
+# In order of preference: many lanes a block read the weights less often; c in shared memory saves a quarter of what is
+# read from L2 then; large tiles need fewer barriers.
 CONFIGS = tuple(
-    Config(warpgroups, rows, stages)
+    Config(warpgroups, rows, stages, resident)
     for warpgroups in (2, 1)
+    for resident in (True, False)
     for rows, stages in ((128, 4), (128, 3), (96, 3), (64, 4), (64, 3), (32, 4), (32, 3))
+    if not resident or rows >= 64
 )
 
 
-def choose_config(lanes: int, bytes_per_warpgroup: int, config: Config | None = None) -> Config:
+def choose_config(lanes: int, bytes_per_warpgroup: int, bytes_of_c: int = 0, config: Config | None = None) -> Config:
     """The first of `CONFIGS` whose shared memory fits; two warpgroups only where every multiprocessor has a block then.
 
     Args:
       lanes: B.
       bytes_per_warpgroup: shared memory of a kernel's operands for 64 lanes.
+      bytes_of_c: of their c, if the kernel can keep it there.
       config: this one or an error.
 
     Raises:
@@ -82,7 +95,12 @@ def choose_config(lanes: int, bytes_per_warpgroup: int, config: Config | None = 
     for candidate in CONFIGS if config is None else (config,):
         if config is None and candidate.warpgroups > max(1, lanes // (LANES * MULTIPROCESSORS)):
             continue
-        if candidate.warpgroups * bytes_per_warpgroup + candidate.ring_bytes <= room:
+        if candidate.resident and not bytes_of_c:
+            continue
+        each = bytes_per_warpgroup + candidate.resident * bytes_of_c
+        if candidate.warpgroups * each + candidate.ring_bytes <= room:
+            if config is None and choice.interpret is None and lanes > candidate.block_lanes:
+                return dataclasses.replace(candidate, cluster=2)  # the interpreter knows no clusters
             return candidate
     raise choice.Unsuitable(
         f"the operands of {LANES} lanes take {bytes_per_warpgroup:,} bytes of shared memory; "
@@ -116,6 +134,35 @@ def gate_columns(weights: jax.Array, cells: int) -> jax.Array:
     return groups.reshape(cells // CELLS, *rows, COLUMNS)
 
 
+def fetched_columns(table: jax.Array) -> jax.Array:
+    """Orders the `COLUMNS` of a table's rows so that what `fetch` gives one thread lies together, 16 bytes at a time.
+
+    In a product's sums a thread has columns 8 j + 2 q and the next one, for every j, where q is its place of four.
+    """
+    return jnp.swapaxes(table.reshape(*table.shape[:-1], 4, 4, 4, 2), -3, -2).reshape(table.shape)
+
+
+def fetch(table: Any, group: int, numbers: jax.Array) -> jax.Array:
+    """Rows of a table in device memory, `[LANES, COLUMNS]` in bfloat16, laid out like a product's sums.
+
+    Args:
+      table: `[groups, R, COLUMNS]` in bfloat16, its columns as `fetched_columns` orders them.
+      group: which table.
+      numbers: `[LANES]`, each less than R; nothing checks them here.
+    """
+    if choice.interpret is not None:
+        return fetched_columns(table[group][numbers])  # the order is its own inverse
+
+    @plgpu.inline_mgpu(
+        arg_types=(plgpu.RefType(), plgpu.Layout.WGMMA.reduce(1)),
+        return_type=plgpu.ShapeDtypeStruct((LANES, COLUMNS), jnp.bfloat16, layout=plgpu.Layout.WGMMA),
+    )
+    def rows_of(_, table, numbers):
+        return gather.rows(table, group, numbers)
+
+    return rows_of(table, numbers)  # pyright: ignore[reportCallIssue] - it wants the context too
+
+
 def tape_of(products: list[jax.Array], config: Config) -> jax.Array:
     """All weights of a step, `[rows, COLUMNS]` in bfloat16, cut to whole rounds of the ring.
 
@@ -135,12 +182,21 @@ def operand(shape: tuple[int, ...]) -> Any:
     return plgpu.SMEM(shape, jnp.bfloat16, transforms=(plgpu.TilingTransform((8, 32)), plgpu.SwizzleTransform(64)))
 
 
+def state(shape: tuple[int, ...]) -> Any:
+    """Shared memory for float32 that only the arithmetic reads."""
+    return plgpu.SMEM(shape, jnp.float32, transforms=(plgpu.TilingTransform((8, 32)), plgpu.SwizzleTransform(128)))
+
+
 def ring_scratch(config: Config) -> dict[str, Any]:
     """What `Ring` needs, for a kernel's scratch types."""
     return {
         "tiles": operand((config.stages, config.tile_rows, COLUMNS)),
         "filled": plgpu.Barrier(num_barriers=config.stages),
-        "emptied": plgpu.Barrier(num_arrivals=config.warpgroups, num_barriers=config.stages),
+        "emptied": plgpu.Barrier(num_arrivals=config.warpgroups, num_barriers=config.stages)
+        if config.cluster == 1
+        else plgpu.ClusterBarrier(
+            collective_axes=("peer",), num_arrivals=config.warpgroups, num_barriers=config.stages
+        ),
     }
 
 
@@ -172,7 +228,10 @@ class Ring:
 
     def _copy(self, tile: Any, slot: Any) -> None:
         rows = pl.ds(tile * self._config.tile_rows, self._config.tile_rows)
-        plgpu.copy_gmem_to_smem(self._tape.at[rows], self._tiles.at[slot], self._filled.at[slot])
+        together = "peer" if self._config.cluster > 1 else None
+        plgpu.copy_gmem_to_smem(
+            self._tape.at[rows], self._tiles.at[slot], self._filled.at[slot], collective_axes=together
+        )
 
     def begin(self) -> None:
         """Before the first step, in every computing warpgroup."""
@@ -263,8 +322,10 @@ def launch(body: Any, out_type: Any, scratch: dict[str, Any], config: Config, la
         body,
         out_type=out_type,
         scratch_types=scratch,
-        grid=(lanes // config.block_lanes,),
+        grid=(lanes // config.cluster_lanes,),
         grid_names=("block",),
+        cluster=(config.cluster,) if config.cluster > 1 else (),
+        cluster_names=("peer",) if config.cluster > 1 else (),
         num_threads=config.warpgroups + 1,
         thread_name="warpgroup",
         kernel_name=name,
@@ -280,7 +341,9 @@ def by_role(config: Config, compute: Any, copy: Any) -> None:
     @pl.when(warpgroup < config.warpgroups)
     def _():
         plgpu.set_max_registers(232, action="increase")
-        first = jax.lax.axis_index("block") * config.block_lanes + warpgroup * LANES
+        first = jax.lax.axis_index("block") * config.cluster_lanes + warpgroup * LANES
+        if config.cluster > 1:
+            first += jax.lax.axis_index("peer") * config.block_lanes
         compute(first, warpgroup)
 
     @pl.when(warpgroup == config.warpgroups)

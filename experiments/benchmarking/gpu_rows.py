@@ -50,38 +50,52 @@ def grouped(cases: Sequence[Case]) -> Iterator[list[Case]]:
 def attempt(cases: Sequence[Case], rounds: int, peak: float) -> list[dict[str, Any]]:
     """Prepares the cases of a group, times them in turn, and says what came of each, errors included."""
     rows: list[dict[str, Any]] = [{"case": case.name, "target": case.target} for case in cases]
-    runs: dict[int, Callable[[], Any]] = {}
-    seconds: dict[int, list[float]] = {}
-    for number, (case, row) in enumerate(zip(cases, rows, strict=True)):
-        with _told(row):
-            start = time.perf_counter()
-            run = case.make()
-            row["prepare_seconds"] = time.perf_counter() - start
-            outcome = jax.block_until_ready(run())
-            row["first_seconds"] = time.perf_counter() - start - row["prepare_seconds"]
-            if isinstance(outcome, dict):  # it brings its own figures
-                row |= outcome
-            else:
-                runs[number], seconds[number] = run, []
+    runs = [prepare(case, row) for case, row in zip(cases, rows, strict=True)]
+    measure(cases, rows, runs, rounds, peak)
+    return rows
+
+
+def prepare(case: Case, row: dict[str, Any]) -> Callable[[], Any] | None:
+    """Makes and runs a case once; the function to time, or None if it brought its own figures or an error."""
+    with _told(row):
+        start = time.perf_counter()
+        run = case.make()
+        row["prepare_seconds"] = time.perf_counter() - start
+        outcome = jax.block_until_ready(run())
+        row["first_seconds"] = time.perf_counter() - start - row["prepare_seconds"]
+        if not isinstance(outcome, dict):
+            return run
+        row |= outcome
+    return None
+
+
+def measure(
+    cases: Sequence[Case],
+    rows: Sequence[dict[str, Any]],
+    runs: Sequence[Callable[[], Any] | None],
+    rounds: int,
+    peak: float,
+) -> None:
+    """Times prepared cases in turn, and adds to their rows what they took and the best peer's time over it."""
+    seconds: dict[int, list[float]] = {number: [] for number, run in enumerate(runs) if run is not None}
     for turn in range(rounds):
-        for number in list(runs)[:: 1 if turn % 2 else -1]:
+        for number in list(seconds)[:: 1 if turn % 2 else -1]:
             with _told(rows[number]):
                 start = time.perf_counter()
-                jax.block_until_ready(runs[number]())
+                jax.block_until_ready(runs[number]())  # pyright: ignore[reportOptionalCall]
                 seconds[number].append(time.perf_counter() - start)
             if "error" in rows[number]:
-                del runs[number]
-    for number in runs:
-        case, row, found = cases[number], rows[number], seconds[number]
+                del seconds[number]
+    for number, found in seconds.items():
+        case, row = cases[number], rows[number]
         row |= {"seconds": statistics.median(found), "spread": [min(found), max(found)]}
         if case.calls:
             row["calls_per_second"] = case.calls / row["seconds"]
             if case.flops_per_call:
                 row["of_peak"] = row["calls_per_second"] * case.flops_per_call / peak
-    if peers := [rows[number]["seconds"] for number in runs if cases[number].peer]:
-        for number in runs:
+    if peers := [rows[number]["seconds"] for number in seconds if cases[number].peer]:
+        for number in seconds:
             rows[number]["ratio_to_best_peer"] = min(peers) / rows[number]["seconds"]
-    return rows
 
 
 @contextlib.contextmanager
@@ -99,14 +113,20 @@ def failed(row: dict[str, Any]) -> bool:
     return "error" in row or ("difference" in row and not row["difference"] <= row["bound"])
 
 
-def matrix_rate(size: int = 8192) -> float:
-    """Floating-point operations per second of a large bfloat16 product of random matrices."""
+def matrix_rate(size: int = 8192, products: int = 20) -> float:
+    """Floating-point operations per second of a large bfloat16 product of random matrices: the best of three goes.
+
+    The first go also brings the clocks up, which takes longer than one product.
+    """
     matrix = jax.random.normal(jax.random.key(0), (size, size), jnp.bfloat16)
     product = jax.jit(lambda a: a @ a)
     product(matrix).block_until_ready()
-    start = time.perf_counter()
-    jax.block_until_ready([product(matrix) for _ in range(10)])
-    return 10 * 2 * size**3 / (time.perf_counter() - start)
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        jax.block_until_ready([product(matrix) for _ in range(products)])
+        seconds.append(time.perf_counter() - start)
+    return products * 2 * size**3 / min(seconds)
 
 
 def line_of(row: dict[str, Any]) -> str:

@@ -98,6 +98,7 @@ class Torch:
         torch = self._torch
         torch.set_float32_matmul_precision("high")
         model = self._model.eval().bfloat16() if half else self._model.eval()
+        model.lstm.flatten_parameters()  # a change of type takes cuDNN's one block of weights apart
         arrays = self._tensor(inputs), self._tensor(targets)
 
         def run() -> None:

@@ -16,7 +16,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from syscall_lm.kernels import choice, hopper
-from syscall_lm.kernels.hopper import CELLS, COLUMNS, K_UNIT, LANES
+from syscall_lm.kernels.hopper import CELLS, COLUMNS, LANES
 
 NOTHING = -1e30  # the logit of a call that is not in the vocabulary
 
@@ -31,12 +31,13 @@ def check(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry) -> ho
     if other := {str(array.dtype) for array in floats} - {"float32"}:
         raise choice.Unsuitable(f"mosaic_gpu takes float32, not {', '.join(sorted(other))}")
     cells, vocabulary = w_out.shape
-    return hopper.choose_config(inputs.shape[1], operand_bytes(cells, vocabulary, len(w_hh)))
+    size = operand_bytes(cells, len(w_hh))
+    return hopper.choose_config(inputs.shape[1], size, 2 * size)
 
 
-def operand_bytes(cells: int, vocabulary: int, layers: int) -> int:
-    """Shared memory of 64 lanes: every layer's h and the one-hot input, in bfloat16."""
-    return LANES * 2 * (layers * hopper.padded(cells, CELLS) + hopper.padded(vocabulary + 1, K_UNIT))
+def operand_bytes(cells: int, layers: int) -> int:
+    """Shared memory of 64 lanes: every layer's h in bfloat16; their c, in float32, would take twice that."""
+    return LANES * 2 * layers * hopper.padded(cells, CELLS)
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -48,45 +49,46 @@ def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, 
     """
     config = config or check(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry)
     (cells, vocabulary), (steps, lanes), layers = w_out.shape, inputs.shape, len(w_hh)
-    width, height = hopper.padded(cells, CELLS), hopper.padded(lanes, config.block_lanes)
-    symbols, columns = hopper.padded(vocabulary + 1, K_UNIT), hopper.padded(vocabulary, COLUMNS)
-    tape, biases = weights_of(table, w_hh, upper, w_out, b_out, config)
+    width, height = hopper.padded(cells, CELLS), hopper.padded(lanes, config.cluster_lanes)
+    columns = hopper.padded(vocabulary, COLUMNS)
+    tape, biases = weights_of(w_hh, upper, w_out, b_out, config)
+    rows = hopper.fetched_columns(hopper.gate_columns(table, width)).astype(jnp.bfloat16)
 
     keep = hopper.pad(1 - jnp.asarray(reset, jnp.float32), (steps, height))
+    inputs = jnp.clip(inputs, 0, vocabulary)  # the kernel reads the table wherever they say
     inputs, targets = (hopper.pad(jnp.asarray(ids, jnp.int32), (steps, height)) for ids in (inputs, targets))
     c, h = (
         jnp.stack([hopper.pad(jnp.asarray(pair[part], jnp.float32), (height, width)) for pair in carry])
         for part in range(2)
     )
 
-    def body(tape, biases, inputs, targets, keep, c_in, h_in, surprisal, c_out, h_out, hidden, one_hot, **ring_scratch):
-        ring = hopper.Ring(config, tape, **ring_scratch)
+    def body(tape, rows, biases, inputs, targets, keep, c_in, h_in, surprisal, c_out, h_out, hidden, **scratch):
+        cells = scratch.pop("cells", None)
+        ring = hopper.Ring(config, tape, **scratch)
         groups = [pl.ds(start, CELLS) for start in range(0, width, CELLS)]
 
         def compute(first, warpgroup):
             mine = pl.ds(first, LANES)
             h = [hidden.at[warpgroup, layer] for layer in range(layers)]
-            symbol = one_hot.at[warpgroup]
+            c = [(c_out.at[layer, mine] if cells is None else cells.at[warpgroup, layer]) for layer in range(layers)]
+            read = hopper.load if cells is None else (lambda ref: ref[...])
             for layer in range(layers):
                 for group in groups:
                     h[layer][:, group] = hopper.load(h_in.at[layer, mine, group]).astype(jnp.bfloat16)
-                    c_out[layer, mine, group] = hopper.load(c_in.at[layer, mine, group])
+                    c[layer][:, group] = hopper.load(c_in.at[layer, mine, group])
             ring.begin()
 
             @pl.loop(0, steps)
             def _(t):
                 ring.begin_step()
                 kept = hopper.rows(hopper.load(keep.at[t, mine]), CELLS)
-                call = hopper.rows(hopper.load(inputs.at[t, mine]), K_UNIT)
-                for start in range(0, symbols, K_UNIT):
-                    numbers = jax.lax.broadcasted_iota(jnp.int32, (LANES, K_UNIT), 1) + start
-                    symbol[:, pl.ds(start, K_UNIT)] = jnp.where(numbers == call, 1.0, 0.0).astype(jnp.bfloat16)
+                call = hopper.load(inputs.at[t, mine])
                 for layer in range(layers):
                     for group in groups:
                         h[layer][:, group] = (h[layer][:, group].astype(jnp.float32) * kept).astype(jnp.bfloat16)
                 plgpu.commit_smem()
                 for layer in range(layers):
-                    step_of_layer(layer, mine, kept, h[layer], symbol if layer == 0 else h[layer - 1])
+                    step_of_layer(layer, call, kept, h, c[layer], read)
                     plgpu.commit_smem()
                 surprisal[t, mine] = head(h[-1], hopper.load(targets.at[t, mine]))
                 ring.end_step()
@@ -94,19 +96,24 @@ def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, 
             for layer in range(layers):
                 for group in groups:
                     h_out[layer, mine, group] = h[layer][:, group].astype(jnp.float32)
+                    if cells is not None:
+                        c_out[layer, mine, group] = c[layer][:, group]
 
-        def step_of_layer(layer, mine, kept, h, below):
+        def step_of_layer(layer, call, kept, h, c, read):
             after = []
             for number, group in enumerate(groups):
-                c = hopper.load(c_out.at[layer, mine, group]) * kept
-                gates = ring.product(h, below)
-                if layer > 0:
-                    gates += hopper.columns(hopper.load(biases.at[(layer - 1) * len(groups) + number]))
-                c, new = hopper.cell(hopper.gates_of(gates), c)
-                c_out[layer, mine, group] = c
-                after.append(new.astype(jnp.bfloat16))
-            for group, new in zip(groups, after, strict=True):  # only now has every product read the old ones
-                h[:, group] = new
+                old = read(c.at[:, group]) * kept
+                if layer == 0:
+                    from_call = hopper.fetch(rows, number, call)  # under way while the product runs
+                    gates = ring.product(h[0]) + from_call.astype(jnp.float32)
+                else:
+                    bias = hopper.load(biases.at[(layer - 1) * len(groups) + number])
+                    gates = ring.product(h[layer], h[layer - 1]) + hopper.columns(bias)
+                new, hidden = hopper.cell(hopper.gates_of(gates), old)
+                c[:, group] = new
+                after.append(hidden.astype(jnp.bfloat16))
+            for group, hidden in zip(groups, after, strict=True):  # only now has every product read the old ones
+                h[layer][:, group] = hidden
 
         def head(h, target):
             greatest = total = chosen = None
@@ -132,28 +139,27 @@ def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, 
     state = jax.ShapeDtypeStruct((layers, height, width), jnp.float32)
     scratch = {
         "hidden": hopper.operand((config.warpgroups, layers, LANES, width)),
-        "one_hot": hopper.operand((config.warpgroups, LANES, symbols)),
         **hopper.ring_scratch(config),
     }
+    if config.resident:
+        scratch["cells"] = hopper.state((config.warpgroups, layers, LANES, width))
     out_type = [jax.ShapeDtypeStruct((steps, height), jnp.float32), state, state]
     kernel = hopper.launch(body, out_type, scratch, config, height, "score_tile")
-    surprisal, c, h = kernel(tape, biases, inputs, targets, keep, c, h)
+    surprisal, c, h = kernel(tape, rows, biases, inputs, targets, keep, c, h)
     return surprisal[:, :lanes], [(c[layer, :lanes, :cells], h[layer, :lanes, :cells]) for layer in range(layers)]
 
 
-def weights_of(table, w_hh, upper, w_out, b_out, config: hopper.Config) -> tuple[jax.Array, jax.Array]:
+def weights_of(w_hh, upper, w_out, b_out, config: hopper.Config) -> tuple[jax.Array, jax.Array]:
     """The tape, and the biases in the order of the products that need one, `[products, COLUMNS]` in float32."""
     cells, vocabulary = w_out.shape
     width = hopper.padded(cells, CELLS)
 
-    def gates(weights, rows):
-        return hopper.gate_columns(hopper.pad(jnp.asarray(weights), (rows, 4 * cells)), width)
+    def gates(weights):
+        return hopper.gate_columns(hopper.pad(jnp.asarray(weights), (width, 4 * cells)), width)
 
-    below = [(table, hopper.padded(vocabulary + 1, K_UNIT)), *((w_ih, width) for w_ih, _ in upper)]
-    products = [
-        jnp.concatenate([gates(recurrent, width), gates(*source)], axis=1)
-        for recurrent, source in zip(w_hh, below, strict=True)
-    ]
+    products = [gates(w_hh[0])]
+    for recurrent, (w_ih, _) in zip(w_hh[1:], upper, strict=True):
+        products.append(jnp.concatenate([gates(recurrent), gates(w_ih)], axis=1))
     columns = hopper.padded(vocabulary, COLUMNS)
     head = hopper.pad(jnp.asarray(w_out), (width, columns)).reshape(width, -1, COLUMNS)
     tape = hopper.tape_of([*products, jnp.moveaxis(head, 1, 0)], config)
