@@ -15,9 +15,9 @@ from jaxlib.mlir.dialects import arith, llvm, vector
 RUNS = 4  # loads of 16 bytes a row, each four pairs of columns
 
 
-def rows(table: Any, group: int, numbers: mgpu.FragmentedArray) -> mgpu.FragmentedArray:
+def rows(table: Any, numbers: mgpu.FragmentedArray) -> mgpu.FragmentedArray:
     """See `hopper.fetch`; table is a memref, numbers lie as a column of a product's sums does."""
-    _, height, columns = ir.MemRefType(table.type).shape
+    _, columns = ir.MemRefType(table.type).shape
     i32, i64, bf16 = ir.IntegerType.get_signless(32), ir.IntegerType.get_signless(64), ir.BF16Type.get()
     pair, run = ir.VectorType.get((2,), bf16), ir.VectorType.get((4,), i32)
     layout = mgpu.WGMMA_LAYOUT
@@ -28,8 +28,7 @@ def rows(table: Any, group: int, numbers: mgpu.FragmentedArray) -> mgpu.Fragment
     for half, number in enumerate(numbers.registers.flat):
         if isinstance(number.type, ir.VectorType):
             number = vector.extract(number, dynamic_position=[], static_position=[0])
-        start = arith.addi(arith.muli(number, mgpu.c(columns, i32)), place)
-        start = arith.extui(i64, arith.addi(start, mgpu.c(group * height * columns, i32)))
+        start = arith.extui(i64, arith.addi(arith.muli(number, mgpu.c(columns, i32)), place))
         for k in range(RUNS):
             offset = arith.addi(start, mgpu.c(k * columns // RUNS, i64))
             loaded = llvm.load(run, mgpu.utils.getelementptr(base, [offset], bf16), alignment=16)

@@ -1,7 +1,6 @@
 """The cases of `gpu_check`: each makes its arrays and compiles only when its turn comes."""
 
 import contextlib
-import dataclasses
 import functools
 import itertools
 import math
@@ -40,6 +39,8 @@ XLA_OPTIONS: dict[str, dict[str, Any]] = {
         "xla_gpu_graph_min_graph_size": 1,
     },
 }
+CUDNN_LANES = 4096  # it keeps what a gradient would need, some 40 kB a call
+SWEPT_STAGES = (4, 8, 14, 24)
 # About twice what bfloat16 operands alone did in an emulation at these shapes; to be tightened on a GPU.
 SURPRISAL_BOUND, STATE_BOUND, GRADIENT_BOUND = 2e-2, 2e-2, 2e-3
 
@@ -195,18 +196,15 @@ def scoring() -> Iterator[Case]:
 
 
 def sweep() -> Iterator[Case]:
-    """The kernel's configurations, in clusters as they are used, and the first of each shape without."""
+    """The kernel's configurations."""
     for shape in shapes.MODELS:
         size = mosaic_scoring.operand_bytes(shape.cells, shape.layers)
-        fitting = []
-        for config in hopper.CONFIGS:
-            with contextlib.suppress(choice.Unsuitable):
-                fitting.append(hopper.choose_config(shapes.LANES[-1], size, 2 * size, config))
-        for config in (fitting[0], *(dataclasses.replace(config, cluster=2) for config in fitting)):
-            make = functools.partial(jitted_scoring, shape, shapes.LANES[-1], config=config)
-            case = scoring_case(f"sweep score {shape}, {config}", shape, shapes.LANES[-1], make)
-            case.group = ""  # each holds its own copy of everything
-            yield case
+        for config in itertools.starmap(hopper.Config, itertools.product((2, 1), SWEPT_STAGES, (2, 1))):
+            if config.fits(size):
+                make = functools.partial(jitted_scoring, shape, shapes.LANES[-1], config=config)
+                case = scoring_case(f"sweep score {shape}, {config}", shape, shapes.LANES[-1], make)
+                case.group = ""  # each holds its own copy of everything
+                yield case
 
 
 def scoring_case(
@@ -265,18 +263,21 @@ def cudnn_scoring(shape: shapes.ModelShape, lanes: int) -> Callable[[], Any]:
     """`jax.experimental.rnn.lstm`, and the head in blocks of time, since all logits would not fit."""
     recurrence, parameters = cudnn(shape)
     calls = jnp.asarray(np.random.default_rng(0).integers(0, shape.vocabulary, (lanes, shapes.STEPS)))
+    parts = calls.reshape(max(1, lanes // CUDNN_LANES), -1, shapes.STEPS)
 
     @jax.jit
     def score(parameters):
-        h = recurrence(parameters, calls)
-
         def block(step):
             h, targets = step
             logits = h @ parameters["w_out"] + parameters["b_out"]
             chosen = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
             return jax.nn.logsumexp(logits, -1) - chosen
 
-        return jax.lax.map(block, (h.swapaxes(0, 1), calls.T), batch_size=4)
+        def part(calls):
+            h = recurrence(parameters, calls)
+            return jax.lax.map(block, (h.swapaxes(0, 1), calls.T), batch_size=4)
+
+        return jax.lax.map(part, parts)
 
     return lambda: score(parameters)
 

@@ -76,50 +76,58 @@ def run(x, w_hh, reset, carry, every_c: bool = False, config: hopper.Config | No
     cells = w_hh.shape[0]
     config = config or check(x, w_hh)
     width, height = hopper.padded(cells, CELLS), hopper.padded(lanes, config.cluster_lanes)
-    tape = hopper.tape_of([hopper.gate_columns(hopper.pad(w_hh, (width, 4 * cells)), width)], config)
-    gates = hopper.pad(jnp.reshape(x, (steps, lanes, 4, cells)), (steps, height, 4, width))
-    gates = gates.reshape(steps, height, 4 * width)
+    groups = width // CELLS
+    tape = hopper.tape_of([hopper.gate_columns(hopper.pad(w_hh, (width, 4 * cells)), width)])
+    gates = jnp.moveaxis(hopper.gate_columns(hopper.pad(x, (steps, height, 4 * cells)), width), 0, 1)
     keep = hopper.pad(1 - reset.astype(jnp.float32), (steps, height))
-    c, h = (hopper.pad(jnp.asarray(part, jnp.float32), (height, width)) for part in carry)
+    c, h = (hopper.in_groups(part, height, width) for part in carry)
 
-    def body(tape, x, keep, c_in, h_in, h_out, c_out, operands, **ring_scratch):
-        ring = hopper.Ring(config, tape, **ring_scratch)
+    def body(tape, x, keep, c_in, h_in, h_out, c_out, hidden, **scratch):
+        ring = hopper.Ring(config, tape, **scratch)
 
         def compute(first, warpgroup):
-            mine, operand = pl.ds(first, LANES), operands.at[warpgroup]
-            groups = [pl.ds(start, CELLS) for start in range(0, width, CELLS)]
-            for group in groups:
-                operand[:, group] = hopper.load(h_in.at[mine, group]).astype(jnp.bfloat16)
-                c_out[0, mine, group] = hopper.load(c_in.at[mine, group])
+            mine = pl.ds(first, LANES)
+            operands = [hidden.at[warpgroup, group] for group in range(groups)]
+
+            @pl.loop(0, groups)
+            def _(group):
+                hidden[warpgroup, group] = hopper.load(h_in.at[group, mine]).astype(jnp.bfloat16)
+                c_out[0, group, mine] = hopper.load(c_in.at[group, mine])
+
             ring.begin()
 
             @pl.loop(0, steps)
             def _(t):
                 kept = hopper.rows(hopper.load(keep.at[t, mine]), CELLS)
-                for group in groups:
-                    operand[:, group] = (operand[:, group].astype(jnp.float32) * kept).astype(jnp.bfloat16)
-                plgpu.commit_smem()
-                ring.begin_step()
                 before, now = (t, t + 1) if every_c else (0, 0)  # places in c_out, which begins with the carry
-                after = []
-                for number, group in enumerate(groups):
-                    c = hopper.load(c_out.at[before, mine, group]) * kept
-                    x_t = [hopper.load(x.at[t, mine, pl.ds(gate * width + number * CELLS, CELLS)]) for gate in range(4)]
-                    # The loads above are under way while the product runs.
-                    sums = hopper.gates_of(ring.product(operand))
-                    c, h = hopper.cell([a + b for a, b in zip(x_t, sums, strict=True)], c)
-                    c_out[now, mine, group], h_out[t, mine, group] = c, h
-                    after.append(h.astype(jnp.bfloat16))
-                ring.end_step()
-                for group, h in zip(groups, after, strict=True):  # only now has every product read the old ones
-                    operand[:, group] = h
+
+                @pl.loop(0, groups)
+                def _(group):
+                    hidden[warpgroup, group] = (hidden[warpgroup, group].astype(jnp.float32) * kept).astype(
+                        jnp.bfloat16
+                    )
+
+                plgpu.commit_smem()
+
+                @pl.loop(0, groups)
+                def _(group):
+                    old = hopper.load(c_out.at[before, group, mine]) * kept
+                    x_t = hopper.load(x.at[t, group, mine])  # both loads are under way while the product runs
+                    sums = ring.product(t * ring.count + group * groups, operands)
+                    c_out[now, group, mine], h_out[t, group, mine] = hopper.cell(hopper.gates_of(x_t + sums), old)
+
+                plgpu.commit_smem()  # what one thread wrote to h_out another may read
+
+                @pl.loop(0, groups)  # only now has every product read the old ones
+                def _(group):
+                    hidden[warpgroup, group] = hopper.load(h_out.at[t, group, mine]).astype(jnp.bfloat16)
 
         hopper.by_role(config, compute, lambda: ring.fill(steps))
 
     out_type = [
-        jax.ShapeDtypeStruct((steps, height, width), jnp.float32),
-        jax.ShapeDtypeStruct((steps + 1 if every_c else 1, height, width), jnp.float32),
+        jax.ShapeDtypeStruct((steps, groups, height, CELLS), jnp.float32),
+        jax.ShapeDtypeStruct((steps + 1 if every_c else 1, groups, height, CELLS), jnp.float32),
     ]
-    scratch = {"operands": hopper.operand((config.warpgroups, LANES, width)), **hopper.ring_scratch(config)}
+    scratch = {"hidden": hopper.operand((config.warpgroups, groups, LANES, CELLS)), **hopper.ring_scratch(config)}
     h, c = hopper.launch(body, out_type, scratch, config, height, "lstm")(tape, gates, keep, c, h)
-    return h[:, :lanes, :cells], c[int(every_c) :, :lanes, :cells]
+    return hopper.from_groups(h, lanes, cells), hopper.from_groups(c[int(every_c) :], lanes, cells)

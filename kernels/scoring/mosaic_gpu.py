@@ -31,12 +31,11 @@ def check(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry) -> ho
     if other := {str(array.dtype) for array in floats} - {"float32"}:
         raise choice.Unsuitable(f"mosaic_gpu takes float32, not {', '.join(sorted(other))}")
     cells, vocabulary = w_out.shape
-    size = operand_bytes(cells, len(w_hh))
-    return hopper.choose_config(inputs.shape[1], size, 2 * size)
+    return hopper.choose_config(inputs.shape[1], operand_bytes(cells, len(w_hh)))
 
 
 def operand_bytes(cells: int, layers: int) -> int:
-    """Shared memory of 64 lanes: every layer's h in bfloat16; their c, in float32, would take twice that."""
+    """Shared memory of 64 lanes: every layer's h in bfloat16."""
     return LANES * 2 * layers * hopper.padded(cells, CELLS)
 
 
@@ -50,76 +49,74 @@ def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, 
     config = config or check(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry)
     (cells, vocabulary), (steps, lanes), layers = w_out.shape, inputs.shape, len(w_hh)
     width, height = hopper.padded(cells, CELLS), hopper.padded(lanes, config.cluster_lanes)
-    columns = hopper.padded(vocabulary, COLUMNS)
-    tape, biases = weights_of(w_hh, upper, w_out, b_out, config)
-    rows = hopper.fetched_columns(hopper.gate_columns(table, width)).astype(jnp.bfloat16)
+    groups, columns = width // CELLS, hopper.padded(vocabulary, COLUMNS)
+    tape, biases = weights_of(w_hh, upper, w_out, b_out)
+    rows = hopper.fetched_columns(hopper.gate_columns(table, width)).astype(jnp.bfloat16).reshape(-1, COLUMNS)
 
     keep = hopper.pad(1 - jnp.asarray(reset, jnp.float32), (steps, height))
     inputs = jnp.clip(inputs, 0, vocabulary)  # the kernel reads the table wherever they say
     inputs, targets = (hopper.pad(jnp.asarray(ids, jnp.int32), (steps, height)) for ids in (inputs, targets))
-    c, h = (
-        jnp.stack([hopper.pad(jnp.asarray(pair[part], jnp.float32), (height, width)) for pair in carry])
-        for part in range(2)
-    )
+    c, h = (jnp.stack([hopper.in_groups(pair[part], height, width) for pair in carry]) for part in range(2))
 
     def body(tape, rows, biases, inputs, targets, keep, c_in, h_in, surprisal, c_out, h_out, hidden, **scratch):
-        cells = scratch.pop("cells", None)
         ring = hopper.Ring(config, tape, **scratch)
-        groups = [pl.ds(start, CELLS) for start in range(0, width, CELLS)]
 
         def compute(first, warpgroup):
             mine = pl.ds(first, LANES)
-            h = [hidden.at[warpgroup, layer] for layer in range(layers)]
-            c = [(c_out.at[layer, mine] if cells is None else cells.at[warpgroup, layer]) for layer in range(layers)]
-            read = hopper.load if cells is None else (lambda ref: ref[...])
+            h = [[hidden.at[warpgroup, layer, group] for group in range(groups)] for layer in range(layers)]
             for layer in range(layers):
-                for group in groups:
-                    h[layer][:, group] = hopper.load(h_in.at[layer, mine, group]).astype(jnp.bfloat16)
-                    c[layer][:, group] = hopper.load(c_in.at[layer, mine, group])
+
+                @pl.loop(0, groups)
+                def _(group, layer=layer):
+                    before = hopper.load(h_in.at[layer, group, mine])
+                    hidden[warpgroup, layer, group] = before.astype(jnp.bfloat16)
+                    c_out[layer, group, mine] = hopper.load(c_in.at[layer, group, mine])
+
             ring.begin()
 
             @pl.loop(0, steps)
             def _(t):
-                ring.begin_step()
+                tile = t * ring.count
                 kept = hopper.rows(hopper.load(keep.at[t, mine]), CELLS)
                 call = hopper.load(inputs.at[t, mine])
                 for layer in range(layers):
-                    for group in groups:
-                        h[layer][:, group] = (h[layer][:, group].astype(jnp.float32) * kept).astype(jnp.bfloat16)
+
+                    @pl.loop(0, groups)
+                    def _(group, layer=layer):
+                        before = hidden[warpgroup, layer, group].astype(jnp.float32)
+                        hidden[warpgroup, layer, group] = (before * kept).astype(jnp.bfloat16)
+
                 plgpu.commit_smem()
                 for layer in range(layers):
-                    step_of_layer(layer, call, kept, h, c[layer], read)
+                    operands = h[0] if layer == 0 else h[layer] + h[layer - 1]
+
+                    @pl.loop(0, groups)
+                    def _(group, layer=layer, operands=operands, tile=tile):
+                        old = hopper.load(c_out.at[layer, group, mine]) * kept
+                        if layer == 0:  # both loads are under way while the product runs
+                            below = hopper.fetch(rows, call + group * (vocabulary + 1))
+                        else:
+                            below = hopper.columns(hopper.load(biases.at[(layer - 1) * groups + group]))
+                        sums = ring.product(tile + group * len(operands), operands)
+                        c, new = hopper.cell(hopper.gates_of(sums + below.astype(jnp.float32)), old)
+                        c_out[layer, group, mine], h_out[layer, group, mine] = c, new
+
+                    tile += groups * len(operands)
+                    plgpu.commit_smem()  # what one thread wrote to h_out another may read
+
+                    @pl.loop(0, groups)  # only now has every product read the old ones
+                    def _(group, layer=layer):
+                        new = hopper.load(h_out.at[layer, group, mine])
+                        hidden[warpgroup, layer, group] = new.astype(jnp.bfloat16)
+
                     plgpu.commit_smem()
-                surprisal[t, mine] = head(h[-1], hopper.load(targets.at[t, mine]))
-                ring.end_step()
+                surprisal[t, mine] = head(tile, h[-1], hopper.load(targets.at[t, mine]))
 
-            for layer in range(layers):
-                for group in groups:
-                    h_out[layer, mine, group] = h[layer][:, group].astype(jnp.float32)
-                    if cells is not None:
-                        c_out[layer, mine, group] = c[layer][:, group]
-
-        def step_of_layer(layer, call, kept, h, c, read):
-            after = []
-            for number, group in enumerate(groups):
-                old = read(c.at[:, group]) * kept
-                if layer == 0:
-                    from_call = hopper.fetch(rows, number, call)  # under way while the product runs
-                    gates = ring.product(h[0]) + from_call.astype(jnp.float32)
-                else:
-                    bias = hopper.load(biases.at[(layer - 1) * len(groups) + number])
-                    gates = ring.product(h[layer], h[layer - 1]) + hopper.columns(bias)
-                new, hidden = hopper.cell(hopper.gates_of(gates), old)
-                c[:, group] = new
-                after.append(hidden.astype(jnp.bfloat16))
-            for group, hidden in zip(groups, after, strict=True):  # only now has every product read the old ones
-                h[layer][:, group] = hidden
-
-        def head(h, target):
+        def head(tile, h, target):
             greatest = total = chosen = None
             for number in range(columns // COLUMNS):
-                bias = hopper.load(biases.at[(layers - 1) * len(groups) + number])
-                logits = ring.product(h) + hopper.columns(bias)
+                bias = hopper.load(biases.at[(layers - 1) * groups + number])
+                logits = ring.product(tile + number * groups, h) + hopper.columns(bias)
                 numbers = jax.lax.broadcasted_iota(jnp.int32, (LANES, COLUMNS), 1) + number * COLUMNS
                 of_target = jnp.sum(jnp.where(numbers == hopper.rows(target, COLUMNS), logits, 0.0), axis=1)
                 block = jnp.max(logits, axis=1)
@@ -136,20 +133,19 @@ def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, 
 
         hopper.by_role(config, compute, lambda: ring.fill(steps))
 
-    state = jax.ShapeDtypeStruct((layers, height, width), jnp.float32)
+    state = jax.ShapeDtypeStruct((layers, groups, height, CELLS), jnp.float32)
     scratch = {
-        "hidden": hopper.operand((config.warpgroups, layers, LANES, width)),
+        "hidden": hopper.operand((config.warpgroups, layers, groups, LANES, CELLS)),
         **hopper.ring_scratch(config),
     }
-    if config.resident:
-        scratch["cells"] = hopper.state((config.warpgroups, layers, LANES, width))
     out_type = [jax.ShapeDtypeStruct((steps, height), jnp.float32), state, state]
     kernel = hopper.launch(body, out_type, scratch, config, height, "score_tile")
     surprisal, c, h = kernel(tape, rows, biases, inputs, targets, keep, c, h)
-    return surprisal[:, :lanes], [(c[layer, :lanes, :cells], h[layer, :lanes, :cells]) for layer in range(layers)]
+    c, h = (hopper.from_groups(part, lanes, cells) for part in (c, h))
+    return surprisal[:, :lanes], [(c[layer], h[layer]) for layer in range(layers)]
 
 
-def weights_of(w_hh, upper, w_out, b_out, config: hopper.Config) -> tuple[jax.Array, jax.Array]:
+def weights_of(w_hh, upper, w_out, b_out) -> tuple[jax.Array, jax.Array]:
     """The tape, and the biases in the order of the products that need one, `[products, COLUMNS]` in float32."""
     cells, vocabulary = w_out.shape
     width = hopper.padded(cells, CELLS)
@@ -162,7 +158,7 @@ def weights_of(w_hh, upper, w_out, b_out, config: hopper.Config) -> tuple[jax.Ar
         products.append(jnp.concatenate([gates(recurrent), gates(w_ih)], axis=1))
     columns = hopper.padded(vocabulary, COLUMNS)
     head = hopper.pad(jnp.asarray(w_out), (width, columns)).reshape(width, -1, COLUMNS)
-    tape = hopper.tape_of([*products, jnp.moveaxis(head, 1, 0)], config)
+    tape = hopper.tape_of([*products, jnp.moveaxis(head, 1, 0)])
     b_head = jnp.pad(jnp.asarray(b_out), (0, columns - vocabulary), constant_values=NOTHING)
     biases = [*(hopper.gate_columns(jnp.asarray(b), width) for _, b in upper), b_head.reshape(-1, COLUMNS)]
     return tape, jnp.concatenate(biases)
