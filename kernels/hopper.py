@@ -5,10 +5,11 @@ the kernel; state never leaves the chip's caches. Cells come in groups of 32, wh
 one product; a loop goes over the groups, so that a step's program is short enough for the instruction cache. All
 weights that one step needs are laid out beforehand as one tape `[rows, 128]` in the order of their use. A further
 warpgroup does nothing but copy tile after tile of it, 32 rows each, into a ring of buffers in shared memory, from L2,
-once a step; two blocks that run side by side fetch half of every tile each, for both. A computing warpgroup takes the
-tiles in turn: tile k of a product meets group k of h. What fits into the ring whole is loaded once and stays.
+once a step. A computing warpgroup takes the tiles in turn: tile k of a product meets group k of h. What fits into the
+ring whole is loaded once and stays.
 
-Operands are bfloat16, sums float32.
+Operands are bfloat16, sums float32. Pairs of blocks that fetch each tile together (multicast) were tried and dropped:
+on an H200 they were 20 % slower for 400 cells and made no clear difference for 200 (results/gpu).
 """
 
 import dataclasses
@@ -25,8 +26,7 @@ LANES = 64  # rows of one warpgroup's matrix instruction
 COLUMNS = 128  # columns of one product; its sums take 64 registers a thread
 CELLS = COLUMNS // 4  # cells whose four gates one product holds
 TILE_BYTES = CELLS * COLUMNS * 2
-MAX_STAGES = 24  # tiles in flight; more does not help, and a warpgroup's barriers are counted in 32 bits
-MIN_STAGES = 4
+MIN_STAGES, MAX_STAGES = 4, 14  # tiles in flight; on an H200 8 and 14 are equally fast
 SHARED_BYTES = 232_448  # what a block may have on compute capability 9.0
 RESERVED_BYTES = 4_096  # barriers, and the compiler's scratch for reductions
 MULTIPROCESSORS = 132  # of an H100 or H200; a block runs on one
@@ -44,22 +44,15 @@ class Config:
     Attributes:
       warpgroups: computing warpgroups a block, 1 or 2; a block has 64 times as many lanes.
       stages: tiles that are in flight or in use at a time.
-      cluster: blocks that fetch the tape together, each a part of it for all.
     """
 
     warpgroups: int
     stages: int
-    cluster: int = 1
 
     @property
     def block_lanes(self) -> int:
         """Lanes of one block."""
         return LANES * self.warpgroups
-
-    @property
-    def cluster_lanes(self) -> int:
-        """Lanes of one cluster."""
-        return self.cluster * self.block_lanes
 
     def fits(self, bytes_per_warpgroup: int) -> bool:
         """Whether the ring and the operands of all lanes fit into a block's shared memory."""
@@ -67,7 +60,7 @@ class Config:
 
 
 def choose_config(lanes: int, bytes_per_warpgroup: int) -> Config:
-    """Two warpgroups where every multiprocessor has a block then, as long a ring as fits, and blocks in pairs.
+    """A second warpgroup where one for each multiprocessor would not hold all lanes; as long a ring as fits.
 
     Args:
       lanes: B.
@@ -76,12 +69,10 @@ def choose_config(lanes: int, bytes_per_warpgroup: int) -> Config:
     Raises:
       Unsuitable: nothing fits (see choice.py).
     """
-    for warpgroups in (2, 1):
-        cluster = 2 if lanes > LANES * warpgroups and choice.interpret is None else 1  # the interpreter knows no pairs
-        if warpgroups <= max(1, lanes // (LANES * MULTIPROCESSORS)):
-            for stages in range(MAX_STAGES, MIN_STAGES - 1, -1):
-                if (config := Config(warpgroups, stages, cluster)).fits(bytes_per_warpgroup):
-                    return config
+    for warpgroups in (2, 1) if lanes > LANES * MULTIPROCESSORS else (1,):
+        for stages in range(MAX_STAGES, MIN_STAGES - 1, -1):
+            if (config := Config(warpgroups, stages)).fits(bytes_per_warpgroup):
+                return config
     raise choice.Unsuitable(
         f"the operands of {LANES} lanes take {bytes_per_warpgroup:,} bytes of shared memory; with {MIN_STAGES} tiles "
         f"that is more than the {SHARED_BYTES - RESERVED_BYTES:,} that a block has"
@@ -171,15 +162,10 @@ def operand(shape: tuple[int, ...]) -> Any:
 
 def ring_scratch(config: Config) -> dict[str, Any]:
     """What `Ring` needs, for a kernel's scratch types."""
-    emptied: Any = plgpu.Barrier(num_arrivals=config.warpgroups, num_barriers=config.stages)
-    if config.cluster > 1:  # a buffer is free when both blocks of a pair have used it
-        emptied = plgpu.ClusterBarrier(
-            collective_axes=("peer",), num_arrivals=config.warpgroups, num_barriers=config.stages
-        )
     return {
         "tiles": operand((config.stages, CELLS, COLUMNS)),
         "filled": plgpu.Barrier(num_barriers=config.stages),
-        "emptied": emptied,
+        "emptied": plgpu.Barrier(num_arrivals=config.warpgroups, num_barriers=config.stages),
     }
 
 
@@ -212,9 +198,8 @@ class Ring:
         return jax.lax.rem(number, jnp.int32(self.count if self._resident else self._config.stages))
 
     def _copy(self, tile: Any, slot: Any) -> None:
-        rows, together = pl.ds(tile * CELLS, CELLS), "peer" if self._config.cluster > 1 else None
-        source, target = self._tape.at[rows], self._tiles.at[slot]
-        plgpu.copy_gmem_to_smem(source, target, self._filled.at[slot], collective_axes=together)
+        rows = pl.ds(tile * CELLS, CELLS)
+        plgpu.copy_gmem_to_smem(self._tape.at[rows], self._tiles.at[slot], self._filled.at[slot])
 
     def begin(self) -> None:
         """Before the first step, in every computing warpgroup."""
@@ -289,10 +274,8 @@ def launch(body: Any, out_type: Any, scratch: dict[str, Any], config: Config, la
         body,
         out_type=out_type,
         scratch_types=scratch,
-        grid=(lanes // config.cluster_lanes,),
+        grid=(lanes // config.block_lanes,),
         grid_names=("block",),
-        cluster=(config.cluster,) if config.cluster > 1 else (),
-        cluster_names=("peer",) if config.cluster > 1 else (),
         num_threads=config.warpgroups + 1,
         thread_name="warpgroup",
         kernel_name=name,
@@ -308,9 +291,7 @@ def by_role(config: Config, compute: Any, copy: Any) -> None:
     @pl.when(warpgroup < config.warpgroups)
     def _():
         plgpu.set_max_registers(232, action="increase")
-        first = jax.lax.axis_index("block") * config.cluster_lanes + warpgroup * LANES
-        if config.cluster > 1:
-            first += jax.lax.axis_index("peer") * config.block_lanes
+        first = jax.lax.axis_index("block") * config.block_lanes + warpgroup * LANES
         compute(first, warpgroup)
 
     @pl.when(warpgroup == config.warpgroups)

@@ -22,7 +22,7 @@ from syscall_lm.traces.trace import Sequences, require_ids
 from syscall_lm.types import Array, HostArray, Params
 from syscall_lm.window_scoring import WindowScorer
 
-LANES, ACCELERATOR_LANES = 512, 8192  # for each device
+LANES, ACCELERATOR_LANES = 512, 16_384  # for each device; so many give an H200's multiprocessors 128 each
 STEPS = 128
 SHARE = 64  # lanes
 TILES_IN_FLIGHT = 2  # the host prepares and unpacks tiles while the device computes others

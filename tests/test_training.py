@@ -110,6 +110,21 @@ def test_the_training_loss_is_that_of_whole_traces_with_carried_state(traces, ch
     np.testing.assert_allclose(row["train_nll"], row["held_out_nll"], rtol=1e-6)
 
 
+def test_several_steps_a_call_are_the_steps_one_after_another(traces, monkeypatch):
+    """As on a GPU, where `TOGETHER` steps are one program; here of three, and a remainder."""
+    arguments = SHAPE, [0, 1], recipe(epochs=2, minibatch_calls=64, steps=4), traces, traces
+    one_by_one = training.train_group(*arguments)
+    monkeypatch.setattr(loop, "TOGETHER", 3)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    runs = [len(run) for run in loop.in_runs(np.zeros(shape) for shape in [2] * 7 + [3] * 4)]
+    assert runs == [3, 3, 1, 3, 1]
+    together = training.train_group(*arguments)
+    assert together.history[-1]["step"] == one_by_one.history[-1]["step"]
+    for a, b in zip(jax.tree.leaves(one_by_one.params), jax.tree.leaves(together.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
 def test_held_out_traces_share_no_copy_with_training():
     rng = np.random.default_rng(0)
     distinct = [rng.integers(0, V, 8) for _ in range(30)]

@@ -154,6 +154,7 @@ def table_of(result: dict[str, Any]) -> str:
     lines = [
         head,
         "",
+        *([result["note"], ""] if "note" in result else []),
         "| case | time or outcome | calls/s | of peak | best peer's time / this | prepared + first run | ",
     ]
     lines[-1] += "target |"

@@ -45,7 +45,7 @@ from syscall_lm.window_scoring import WindowScorer
 ARCHIVE = flags.DEFINE_string("archive", None, "trace archive to learn from", required=True)
 OUTPUT = flags.DEFINE_string("output", "results/soni2019", "directory for epoch_time.json")
 ROUNDS = flags.DEFINE_integer("rounds", 20, "in which all models take turns", lower_bound=1)
-STEPS = flags.DEFINE_integer("steps", 12, "of each model in a round", lower_bound=1)
+STEPS = flags.DEFINE_integer("steps", 16, "of each model in a round", lower_bound=1)
 LENGTHS = flags.DEFINE_list("lengths", [str(length) for length in settings.LENGTHS], "L, calls in a window")
 PUSHES = flags.DEFINE_integer("pushes", 2000, "calls of a stream, in all rounds together", lower_bound=1)
 
@@ -61,8 +61,8 @@ class Contender:
         self._plans = (plan for epoch in itertools.count(1) for plan in objective.plans(epoch))
         self._state, self._step = loop.begin(objective, [0], recipe, recipe.epochs * len(plans))
         for plan in {plan.shape: plan for plan in plans}.values():  # each is compiled; turns begin with this epoch
-            for _ in range(WARM_UP):
-                self._state = jax.block_until_ready(self._step(self._state, plan))
+            for run in itertools.islice(loop.in_runs(itertools.repeat(plan, WARM_UP * loop.TOGETHER)), WARM_UP):
+                self._state = jax.block_until_ready(self._step(self._state, *run))
         self._calls = float(self._state["sums"]["calls"][0])
         self.seconds: list[float] = []  # of a turn
         self.calls: list[float] = []
@@ -70,8 +70,8 @@ class Contender:
     def turn(self) -> None:
         """Makes `--steps` steps, as `train` does: the host prepares the next while the devices are at one."""
         started = time.perf_counter()
-        for plan in itertools.islice(self._plans, STEPS.value):
-            self._state = self._step(self._state, plan)
+        for run in loop.in_runs(itertools.islice(self._plans, STEPS.value)):
+            self._state = self._step(self._state, *run)
         jax.block_until_ready(self._state)
         self.seconds.append(time.perf_counter() - started)
         before, self._calls = self._calls, float(self._state["sums"]["calls"][0])

@@ -67,4 +67,4 @@ def score_tile(
         if shape != wanted:
             raise ValueError(f"{name} is {shape} and must be {wanted}, for w_out {w_out.shape}, inputs {inputs.shape}")
     arguments = (table, list(w_hh), list(upper), w_out, b_out, inputs, targets, reset, list(carry))
-    return choice.dispatch("score_tile", IMPLEMENTATIONS, implementation, arguments)
+    return choice.dispatch("score_tile", IMPLEMENTATIONS, implementation, arguments, lanes, len(w_hh))

@@ -48,7 +48,7 @@ def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, 
     """
     config = config or check(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry)
     (cells, vocabulary), (steps, lanes), layers = w_out.shape, inputs.shape, len(w_hh)
-    width, height = hopper.padded(cells, CELLS), hopper.padded(lanes, config.cluster_lanes)
+    width, height = hopper.padded(cells, CELLS), hopper.padded(lanes, config.block_lanes)
     groups, columns = width // CELLS, hopper.padded(vocabulary, COLUMNS)
     tape, biases = weights_of(w_hh, upper, w_out, b_out)
     rows = hopper.fetched_columns(hopper.gate_columns(table, width)).astype(jnp.bfloat16).reshape(-1, COLUMNS)

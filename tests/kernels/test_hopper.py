@@ -19,7 +19,7 @@ def lower(function, *arguments):
 
 
 def test_the_kernels_lower_for_hopper():
-    streamed = hopper.Config(2, 4, 2)
+    streamed = hopper.Config(2, 4)
     tile = gpu_cases.tile(shapes.ModelShape(2, 33, 70), 3, 130)
     assert "mosaic_gpu" in lower(lambda *tile: mosaic_scoring.score_tile(*tile, config=streamed), *tile)
     state = np.zeros((130, 33), np.float32)
@@ -80,10 +80,18 @@ def test_what_does_not_suit_falls_back_and_says_so_once(monkeypatch, caplog):
 
     implementations = {"xla": lambda x: x + 1, "mosaic_gpu": too_large}
     with caplog.at_level(logging.WARNING):
-        assert [choice.dispatch("op", implementations, None, (1,)) for _ in range(3)] == [2, 2, 2]
+        assert [choice.dispatch("op", implementations, None, (1,), 4096) for _ in range(3)] == [2, 2, 2]
     assert [record.getMessage() for record in caplog.records] == ["op runs through XLA: too large"]
     with pytest.raises(ValueError, match="too large"):
-        choice.dispatch("op", implementations, "mosaic_gpu", (1,))
+        choice.dispatch("op", implementations, "mosaic_gpu", (1,), 4096)
+
+
+def test_a_kernel_is_chosen_where_it_was_measured_to_be_faster(monkeypatch):
+    monkeypatch.setattr(choice, "_is_hopper", lambda: True)
+    implementations = {"xla": lambda: "xla", "mosaic_gpu": lambda: "mosaic_gpu"}
+    chosen = [choice.dispatch("op", implementations, None, (), *work) for work in ((4096, 1), (4095, 1), (4096, 2))]
+    assert chosen == ["mosaic_gpu", "xla", "xla"]
+    assert choice.dispatch("op", implementations, "mosaic_gpu", (), 1, 2) == "mosaic_gpu"
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="says what happens without a GPU")
