@@ -9,7 +9,7 @@ from syscall_lm.experiments.benchmarking import gpu_cases, gpu_rows
 from syscall_lm.kernels import choice, shapes
 from syscall_lm.models import lstm
 from syscall_lm.traces.archive import TraceArchiveWriter
-from syscall_lm.traces.trace import Trace
+from syscall_lm.traces.trace import ATTACK, NORMAL, Trace
 from syscall_lm.traces.vocabulary import Vocabulary
 
 TINY = shapes.ModelShape(1, 4, 6)
@@ -85,6 +85,21 @@ def test_what_checks_whole_programs_finds_nothing_here():
     for check in (gpu_cases.check_scorer, gpu_cases.check_training):
         found = check(shapes.ModelShape(2, 4, 6), "xla")()
         assert found["difference"] < 1e-5 < found["bound"]
+
+
+def test_scores_and_auc_of_a_trained_model_are_compared(tmp_path, tiny_model):
+    vocabulary, rng = Vocabulary(("a", "b", "c")), np.random.default_rng(0)
+    with TraceArchiveWriter(tmp_path / "archive", vocabulary) as writer:
+        for number in range(12):
+            calls, attack = rng.integers(0, 3, 20).astype(np.uint16), number > 8
+            label, split = ATTACK if attack else NORMAL, "train" if number < 4 else "test"
+            writer.write(Trace(calls, f"t{number}", label=label, family="f" * attack, split=split))
+    model = tiny_model(tmp_path / "model", vocabulary, ("1x4", "encoder-decoder-3x4"))
+    (case,) = gpu_cases.scores(str(model), str(tmp_path / "archive"), "reference")
+    row = gpu_rows.attempt([case], 1, 1e12)[0]
+    assert row["case"] == "check scores of archive by 1x4.1"
+    assert row["difference"] < 1e-5 and row["difference_of_a_call"] < 1e-5
+    assert 0 < row["auc_float32"] < 1 and row["auc_difference"] == 0 and row["rank_correlation"] > 0.9999
 
 
 def test_an_epoch_of_windows_and_a_whole_archive_are_timed(tmp_path):
