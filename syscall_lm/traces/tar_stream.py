@@ -143,7 +143,7 @@ def _pax(record: bytes) -> dict[bytes, bytes]:
         length, _, _ = record.partition(b" ")
         if not length.isdigit() or len(length) > 8 or not len(length) < int(length) <= len(record):
             break
-        key, _, value = record[len(length) + 1 : int(length)].rstrip(b"\n").partition(b"=")
+        key, _, value = record[len(length) + 1 : int(length)].removesuffix(b"\n").partition(b"=")
         values[key] = value
         record = record[int(length) :]
     return values

@@ -348,7 +348,7 @@ def test_committed_tables_are_what_the_committed_results_give(commands, tmp_path
     assert done["run"].code == 0, done["run"].err
     assert done["empty"].code == 2 and "holds no results" in done["empty"].err
     tables = {path.name: path.read_text() for path in tmp_path.glob("*.md")}
-    assert len(tables) == 8
+    assert len(tables) == 9
     for name, text in tables.items():
         assert (folder / name).read_text() == text, f"{name}: `syscall-lm kim2017.tables` makes it again"
 
