@@ -33,7 +33,6 @@ from syscall_lm.experiments.kim2017 import padding, results, study_attempts, tra
 from syscall_lm.traces.archive import TraceArchive
 from syscall_lm.traces.trace import Sequences
 
-DEVELOPMENT = ("Adduser", "Hydra_SSH", "Meterpreter")
 BLOCK = 200  # file numbers
 DETECTORS = ("stide", "ngram", "ngram-calmest", "call-sets", "sets-and-calmest")
 SCOPES = ("development", "reported", "all", "all_without_copies", "reported_without_copies")
@@ -115,7 +114,7 @@ def halves(ids: np.ndarray, benchmark: data.Benchmark) -> np.ndarray:
     for i in np.argsort(numbers, kind="stable"):
         block.setdefault(benchmark.traces[int(i)].tobytes(), (int(numbers[i]) - 1) // BLOCK)
     even = [block[benchmark.traces[i].tobytes()] % 2 == 0 for i in range(len(ids))]
-    return np.concatenate([np.array(even, bool), np.isin(benchmark.families, DEVELOPMENT)])
+    return np.concatenate([np.array(even, bool), np.isin(benchmark.families, study_attempts.DEVELOPMENT)])
 
 
 def by_scope(scores: np.ndarray, benchmark: data.Benchmark, development: np.ndarray, full: bool) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from syscall_lm.experiments import data
 from syscall_lm.experiments.data import Benchmark
 from syscall_lm.traces.trace import Sequences
 
+DEVELOPMENT = ("Adduser", "Hydra_SSH", "Meterpreter")  # attack families that choices are made on
 ORDER = 8
 FOLDS = 10
 FLOOR = 0.05  # added before a logarithm, as `Agreement` does

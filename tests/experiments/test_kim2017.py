@@ -16,7 +16,7 @@ from syscall_lm.detectors.ngram import NGram
 from syscall_lm.detectors.sections import LongestSection
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import comparison, data
-from syscall_lm.experiments.kim2017 import study_attempts
+from syscall_lm.experiments.kim2017 import attack_files, study_attempts
 from syscall_lm.experiments.kim2017.hosts import Host
 from syscall_lm.models import language_model, lstm, store
 from syscall_lm.models.store import Member
@@ -408,6 +408,15 @@ def test_table_1(commands, archive, hosts, tmp_path):
     assert "| 25 (833) | 41 (4,372) | 1 | 2 (6) | 12 (746) |" in (tmp_path / "table1.md").read_text()
 
 
+def test_attacks_whose_process_ran_in_several_recordings_are_counted():
+    names = ["UAD-Adduser-1-7", "UAD-Adduser-1-8", "UAD-Adduser-2-7", "UAD-Web_Shell-1-7", "UAD-Web_Shell-1-9"]
+    families = ["Adduser"] * 3 + ["Web_Shell"] * 2
+    found = attack_files.recurring_processes(np.array(names), np.array(families))
+    assert found == {"attacks": 5, "recurring": 3, "frequent": {"7": 3}, "shared_with_development": 0.5}
+    nothing = attack_files.recurring_processes(np.array([], str), np.array([], str))
+    assert nothing == {"attacks": 0, "recurring": 0, "frequent": {}, "shared_with_development": 0.0}
+
+
 PORTABILITY = (
     SMALL
     + """
@@ -556,7 +565,7 @@ STUDY = """
 import numpy as np
 from syscall_lm.detectors.ngram import NGram
 from syscall_lm.detectors.sections import LongestSection
-from syscall_lm.experiments.kim2017 import study_attempts
+from syscall_lm.experiments.kim2017 import attack_files, study_attempts
 from syscall_lm.traces.trace import Sequences
 rng = np.random.default_rng(0)
 traces = [rng.integers(0, 3, n) for n in (9, 1, 14)]

@@ -1,0 +1,37 @@
+"""What the file names of ADFA-LD's attacks say of the processes in them."""
+
+import collections
+from typing import Any
+
+import numpy as np
+
+from syscall_lm.experiments.kim2017.study_attempts import DEVELOPMENT
+
+
+def recurring_processes(ids: np.ndarray, families: np.ndarray) -> dict[str, Any]:
+    """Attack traces whose process id, as their names seem to tell it, occurs in several recordings.
+
+    A file is named "UAD-Adduser-2-1371": an attack, its recording, and what looks like a process id. A program that was
+    attacked would hardly have the same one in every recording; one that ran beside it all day would.
+
+    Args:
+      ids: of the attack traces, ending so.
+      families: theirs.
+
+    Returns:
+      attack traces, those with a process id of several recordings, the five most frequent ids with their traces, and of
+      families outside the study's development half the share whose id occurs within it.
+    """
+    recordings, processes = np.array([str(name).rpartition("-")[::2] for name in ids]).reshape(-1, 2).T
+    pairs = np.unique(np.stack([processes, recordings]), axis=1)[0]
+    distinct, count = np.unique(pairs, return_counts=True)
+    again = np.isin(processes, distinct[count > 1])
+    frequent = collections.Counter(processes[again].tolist()).most_common(5)
+    development = np.isin(families, DEVELOPMENT)
+    shared = np.isin(processes[~development], processes[development])
+    return {
+        "attacks": len(ids),
+        "recurring": int(again.sum()),
+        "frequent": dict(frequent),
+        "shared_with_development": float(shared.mean()) if len(shared) else 0.0,
+    }
