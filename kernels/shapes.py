@@ -1,4 +1,4 @@
-"""The real shapes, named once: tests lower the smaller ones for Hopper, the GPU check runs and sweeps them."""
+"""The real shapes, named once: tests lower them for Hopper, the GPU check runs and sweeps them."""
 
 import dataclasses
 

@@ -50,8 +50,8 @@ def test_warpgroups_blocks_and_a_ring_that_streams_change_nothing(implementation
     assert implementation and c.shape == h.shape
 
 
-@pytest.mark.parametrize("shape", [shape for shape in shapes.MODELS if shape.cells <= 200], ids=str)
-def test_real_shapes_lower_for_hopper(shape):  # those of 400 cells do too, but it takes a minute each
+@pytest.mark.parametrize("shape", shapes.MODELS, ids=str)
+def test_real_shapes_lower_for_hopper(shape):
     tile = jax.eval_shape(lambda: gpu_cases.tile(shape, 1, shapes.LANES[0]))
     assert "mosaic_gpu" in lower(mosaic_scoring.score_tile, *tile)
 
