@@ -188,7 +188,7 @@ def train(
                 number += len(plans)
                 step_number += len(plans)
                 bar.update(len(plans))
-                if number % STEPS_A_REPORT == 0:
+                if number // STEPS_A_REPORT > (number - len(plans)) // STEPS_A_REPORT:
                     loss = _training_metrics(objective, state)["nll"]
                     speed = (_calls(state) - calls_before) / (time.monotonic() - started)
                     bar.set_postfix_str(f"{speed:,.0f} calls/s, loss {loss.mean():.3f}")
