@@ -22,9 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from scipy.stats import rankdata
 
-from syscall_lm import evaluation, files, scoring
+from syscall_lm import files, scoring
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, data, provenance
 from syscall_lm.kernels.lstm import cell
@@ -116,30 +115,15 @@ def int8_weights(params: Params) -> Params:
 
 def compare(member: store.Member, benchmark: data.Benchmark) -> list[dict[str, Any]]:
     """A row for each cheaper precision."""
-    traces, attack = benchmark.traces, benchmark.is_attack
-    exact = scoring.Scorer([member]).surprisal(traces)[0]
+    exact = scoring.Scorer([member]).surprisal(benchmark.traces)[0]
     cheaper = {
         "bfloat16 operands": Bfloat16([member]),
         "int8 weights": scoring.Scorer([store.Member(member.name, member.shape, int8_weights(member.params))]),
     }
-    expected = scoring.means(exact, traces)
-    auc = evaluation.curve(expected[~attack], expected[attack]).auc
-    rows = []
-    for name, scorer in cheaper.items():
-        found = scorer.surprisal(traces)[0]
-        means = scoring.means(found, traces)
-        rows.append(
-            {
-                "precision": name,
-                "largest_difference": float(np.abs(found - exact).max()),
-                "mean_difference": float(np.abs(found - exact).mean(dtype=np.float64)),
-                "largest_difference_of_a_score": float(np.abs(means - expected).max()),
-                "rank_correlation": float(np.corrcoef(rankdata(means), rankdata(expected))[0, 1]),
-                "auc_float32": auc,
-                "auc_difference": evaluation.curve(means[~attack], means[attack]).auc - auc,
-            }
-        )
-    return rows
+    return [
+        {"precision": name, **benchmark.effect(scorer.surprisal(benchmark.traces)[0], exact)}
+        for name, scorer in cheaper.items()
+    ]
 
 
 def product_rates(cells: int, lanes: int = 256, repeats: int = 300) -> dict[str, Any]:

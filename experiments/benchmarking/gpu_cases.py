@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from scipy.stats import rankdata
 
-from syscall_lm import evaluation, loop, window_training
+from syscall_lm import loop, window_training
 from syscall_lm import training as lm_training
 from syscall_lm.experiments import data
 from syscall_lm.experiments.benchmarking.gpu_rows import Case
@@ -27,7 +26,7 @@ from syscall_lm.kernels.scoring import mosaic_gpu as mosaic_scoring
 from syscall_lm.models import language_model, lstm, store
 from syscall_lm.models import shapes as model_shapes
 from syscall_lm.models.store import Member
-from syscall_lm.scoring import Scorer, means
+from syscall_lm.scoring import Scorer
 from syscall_lm.traces.archive import TraceArchive
 from syscall_lm.traces.trace import Sequences
 from syscall_lm.types import Array, Params
@@ -204,24 +203,15 @@ def check_scores(member: Member, path: str, implementation: str) -> Callable[[],
 
     def run() -> dict[str, float]:
         benchmark = data.benchmark(TraceArchive(path))
-        traces, attack = benchmark.traces, benchmark.is_attack
         jax.clear_caches()
         with choice.preferring(implementation):
-            actual = Scorer([member]).surprisal(traces)[0]
+            actual = Scorer([member]).surprisal(benchmark.traces)[0]
         jax.clear_caches()
         with choice.preferring("xla"), jax.default_matmul_precision("highest"):
-            expected = Scorer([member]).surprisal(traces)[0]
+            expected = Scorer([member]).surprisal(benchmark.traces)[0]
         jax.clear_caches()
-        found, exact = means(actual, traces), means(expected, traces)
-        aucs = [evaluation.curve(scores[~attack], scores[attack]).auc for scores in (found, exact)]
-        return {
-            "difference": float(np.abs(found - exact).max()),
-            "bound": SCORE_BOUND,
-            "difference_of_a_call": float(np.abs(actual - expected).max()),
-            "rank_correlation": float(np.corrcoef(rankdata(found), rankdata(exact))[0, 1]),
-            "auc_float32": aucs[1],
-            "auc_difference": aucs[0] - aucs[1],
-        }
+        effect = benchmark.effect(actual, expected)
+        return {"difference": effect["largest_difference_of_a_score"], "bound": SCORE_BOUND, **effect}
 
     return run
 
