@@ -13,10 +13,6 @@ from typing import Any
 
 import jax
 
-# Where a kernel of ours beats XLA's scan, as measured on an H200 (results/gpu): a step takes it 30 µs or more, however
-# few lanes there are, and with two layers of 400 cells it only draws level at 16,896 lanes.
-FEWEST_LANES, MOST_LAYERS = 4096, 1
-
 interpret: Any = None  # tests set it, so that kernels for GPUs run, slowly, where there is none
 _preferred: str | None = None
 
@@ -63,10 +59,9 @@ def dispatch(
     implementations: Mapping[str, Any],
     name: str | None,
     arguments: tuple[Any, ...],
-    lanes: int,
-    layers: int = 1,
+    on_hopper: str = "mosaic_gpu",
 ) -> Any:
-    """Calls the implementation `name`, or without one the best that this device has for so many lanes and layers.
+    """Calls the implementation `name`, or without one `on_hopper` where that is what this device is, else "xla".
 
     Raises:
       ValueError: no such implementation, or one that cannot run on this device or with these arguments.
@@ -77,11 +72,11 @@ def dispatch(
     if name == "mosaic_gpu" and not available():
         device = jax.devices()[0].device_kind
         raise ValueError(f"implementation='mosaic_gpu' needs an NVIDIA Hopper GPU; this is {device}")
-    if name is None and _is_hopper() and lanes >= FEWEST_LANES and layers <= MOST_LAYERS:
+    if name is None and _is_hopper():
         try:
             if not on_one_device():
                 raise Unsuitable("its arrays may be split over several devices, which only `shard_map` says how")
-            return implementations["mosaic_gpu"](*arguments)
+            return implementations[on_hopper](*arguments)
         except Unsuitable as why:
             _log_once(operation, str(why))
     return implementations[name or "xla"](*arguments)

@@ -1,4 +1,4 @@
-"""A product of many rows with one matrix, whose gradient needs no transposed copy."""
+"""Many rows times one matrix, and many rows of one table, with gradients as products."""
 
 import jax
 import jax.numpy as jnp
@@ -37,3 +37,34 @@ def weight_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
     """The gradient of `w` in `x @ w`: `[..., D]` and `[..., G]` to `[D, G]`."""
     leading = tuple(range(x.ndim - 1))  # not merged into one: lanes may lie on different devices, steps do not
     return jnp.tensordot(x, dy, axes=(leading, leading))
+
+
+@jax.custom_vjp
+def rows_of(table: jax.Array, numbers: jax.Array) -> jax.Array:
+    """`table[numbers]`; differentiable in `table`.
+
+    On a GPU the gradient is a product with one-hot rows: adding half a million numbers a millisecond to a few hundred
+    rows is a queue for each of them (on an H200 0.55 ms for 65,536 rows of 800, of a training step's 3.7).
+
+    Args:
+      table: `[R, G]`.
+      numbers: int `[...]`, each less than R.
+
+    Returns:
+      `[..., G]`.
+    """
+    return table[numbers]
+
+
+def _rows_forward(table, numbers):
+    return table[numbers], (numbers, table.shape[0])
+
+
+def _rows_backward(saved, dy):
+    numbers, size = saved
+    if jax.default_backend() == "cpu":
+        return jnp.zeros((size, dy.shape[-1]), dy.dtype).at[numbers].add(dy), None
+    return weight_gradient(jax.nn.one_hot(numbers, size, dtype=dy.dtype), dy), None
+
+
+rows_of.defvjp(_rows_forward, _rows_backward)

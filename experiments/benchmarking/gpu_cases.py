@@ -87,8 +87,9 @@ def correctness() -> Iterator[Case]:
             )
         yield Case(f"check lstm {shape} with gradient", functools.partial(check_lstm, shape))
     for shape in shapes.MODELS[:3]:
-        make = functools.partial(check_scoring, shape, 66, 300, "xla")
-        yield Case(f"check score_tile {shape}, T 66, B 300, xla", make)
+        for implementation in ("xla", "by_layer"):
+            make = functools.partial(check_scoring, shape, 66, 300, implementation)
+            yield Case(f"check score_tile {shape}, T 66, B 300, {implementation}", make)
         yield Case(f"check Scorer, two members of {shape}", functools.partial(check_scorer, shape))
         yield Case(f"check a training step of {shape}", functools.partial(check_training, shape))
 
@@ -247,7 +248,9 @@ def scoring_case(
 
 def scoring_implementations(shape: shapes.ModelShape, lanes: int) -> dict[str, Callable[[], Callable[[], Any]]]:
     """Name -> what prepares it."""
-    found: dict[str, Callable[[], Callable[[], Any]]] = {"mosaic_gpu": functools.partial(jitted_scoring, shape, lanes)}
+    found: dict[str, Callable[[], Callable[[], Any]]] = {
+        name: functools.partial(jitted_scoring, shape, lanes, name) for name in ("mosaic_gpu", "by_layer")
+    }
     for suffix, options in XLA_OPTIONS.items():
         found[f"xla{suffix}"] = functools.partial(
             jitted_scoring, shape, lanes, implementation="xla", compiler_options=options
@@ -351,7 +354,8 @@ def training_implementations(
     return {
         "ours": functools.partial(our_training, *work),
         "ours through mosaic_gpu": functools.partial(our_training, *work, implementation="mosaic_gpu"),
-        "cuDNN through PyTorch": functools.partial(torch_training, *work),
+        "cuDNN through PyTorch, TF32": functools.partial(torch_training, *work),
+        "cuDNN through PyTorch, bfloat16": functools.partial(torch_training, *work, half=True),
         "cuDNN through JAX": functools.partial(cudnn_training, *work),
         "Flax": functools.partial(flax_training, *work),
     }
@@ -376,12 +380,12 @@ def our_training(shape: shapes.ModelShape, lanes: int, steps: int, implementatio
     return run
 
 
-def torch_training(shape: shapes.ModelShape, lanes: int, steps: int) -> Callable[[], Any]:
+def torch_training(shape: shapes.ModelShape, lanes: int, steps: int, half: bool = False) -> Callable[[], Any]:
     """The same step in PyTorch."""
     torch = peer(shape)
     torch._torch.set_float32_matmul_precision("high")
     calls = np.random.default_rng(0).integers(0, shape.vocabulary, (steps, lanes))
-    return lambda: torch.train_step(calls, calls)
+    return lambda: torch.train_step(calls, calls, half)
 
 
 def flax_training(shape: shapes.ModelShape, lanes: int, steps: int) -> Callable[[], Any]:

@@ -108,13 +108,14 @@ class Torch:
 
         return run
 
-    def train_step(self, inputs: np.ndarray, targets: np.ndarray) -> None:
-        """See `Peer`."""
+    def train_step(self, inputs: np.ndarray, targets: np.ndarray, half: bool = False) -> None:
+        """See `Peer`; with `half`, products in bfloat16 (automatic mixed precision)."""
         self._torch.set_num_threads(self._threads)
         self._model.train()
         self._adam.zero_grad()
         expected = self._tensor(targets)
-        loss = self._model(self._tensor(inputs), expected).sum() / (expected >= 0).sum()
+        with self._torch.autocast(self._device, self._torch.bfloat16, enabled=half):
+            loss = self._model(self._tensor(inputs), expected).sum() / (expected >= 0).sum()
         loss.backward()
         self._torch.nn.utils.clip_grad_norm_(self._model.parameters(), CLIP)
         self._adam.step()

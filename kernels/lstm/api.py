@@ -49,4 +49,4 @@ def lstm(
     if reset.shape != (steps, lanes) or any(part.shape != (lanes, cells) for part in carry):
         shapes = [part.shape for part in carry]
         raise ValueError(f"reset {reset.shape} and carry {shapes} must be {(steps, lanes)} and {(lanes, cells)}")
-    return choice.dispatch("lstm", IMPLEMENTATIONS, implementation, (x, w_hh, reset, carry), lanes)
+    return choice.dispatch("lstm", IMPLEMENTATIONS, implementation, (x, w_hh, reset, carry))

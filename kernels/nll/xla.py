@@ -3,9 +3,11 @@
 import jax
 import jax.numpy as jnp
 
+from syscall_lm.kernels.blocks import scan_blocks
 from syscall_lm.kernels.projection import weight_gradient
 
 BLOCK_ROWS = 2048
+BLOCK_ROWS_ON_GPU = 16_384  # on an H200 32 blocks of 2,048 rows took 1.3 ms and as much again between them
 
 
 def nll(h, w_out, b_out, targets):
@@ -35,7 +37,7 @@ def _values(h, w_out, b_out, targets):
     def block(nothing, rows):
         return nothing, of_rows(rows[0], w_out, b_out, rows[1])[:2]
 
-    return _scan_blocks(block, None, (h, targets))[1]
+    return _scan(block, None, (h, targets))[1]
 
 
 @jax.custom_vjp
@@ -71,7 +73,7 @@ def _forward(h, w_out, b_out, targets, weights):
         return gradients, (values, right, dlogits @ w_out.T)
 
     zeros = (jnp.zeros_like(w_out), jnp.zeros_like(b_out))
-    (dw, db), (values, right, dh) = _scan_blocks(block, zeros, (h, targets, weights))
+    (dw, db), (values, right, dh) = _scan(block, zeros, (h, targets, weights))
     return ((weights * values).sum(), values, right), (dh, dw, db)
 
 
@@ -83,16 +85,5 @@ def _backward(gradients, of_results):
 _weighted_nll.defvjp(_forward, _backward)
 
 
-def _scan_blocks(function, carry, rows):
-    """Scans over blocks of the leading axis, each of about BLOCK_ROWS rows; what is left over is a last block."""
-    steps = rows[1].shape[0]
-    rows_a_step = max(1, rows[1].size // max(1, steps))
-    size = max(1, min(steps, BLOCK_ROWS // rows_a_step))
-    whole = steps // size * size
-    blocks = jax.tree.map(lambda leaf: leaf[:whole].reshape(whole // size, size, *leaf.shape[1:]), rows)
-    carry, results = jax.lax.scan(function, carry, blocks)
-    results = jax.tree.map(lambda leaf: leaf.reshape(whole, *leaf.shape[2:]), results)
-    if whole < steps:
-        carry, rest = function(carry, jax.tree.map(lambda leaf: leaf[whole:], rows))
-        results = jax.tree.map(lambda one, two: jnp.concatenate([one, two]), results, rest)
-    return carry, results
+def _scan(function, carry, rows):
+    return scan_blocks(function, carry, rows, BLOCK_ROWS if jax.default_backend() == "cpu" else BLOCK_ROWS_ON_GPU)

@@ -6,14 +6,17 @@ import jax
 import numpy as np
 
 from syscall_lm.kernels import choice
-from syscall_lm.kernels.scoring import reference, xla
+from syscall_lm.kernels.scoring import by_layer, reference, xla
 
 Array = jax.Array | np.ndarray
 Carry = Sequence[tuple[Array, Array]]
 
+FEWEST_LANES = 4096  # of one layer, that one kernel scores faster than layer by layer, on an H200 (results/gpu)
+
 IMPLEMENTATIONS = {
     "reference": reference.score_tile,
     "xla": xla.score_tile,
+    "by_layer": by_layer.score_tile,
     "mosaic_gpu": choice.on_call("syscall_lm.kernels.scoring.mosaic_gpu", "score_tile"),
 }
 
@@ -43,8 +46,8 @@ def score_tile(
       targets: int `[T, B]`, the calls.
       reset: bool `[T, B]`, true where a trace starts: the state is zero before that step.
       carry: `(c, h)` for each layer, each `[B, H]`, the state before the first step.
-      implementation: "reference", "xla", "mosaic_gpu" (NVIDIA Hopper; bfloat16 operands, float32 c and sums), or None
-        for the best that this device has.
+      implementation: "reference", "xla" (one scan), "by_layer" (all steps of a layer, then the next), "mosaic_gpu"
+        (one kernel, for NVIDIA Hopper; bfloat16 operands, float32 c and sums), or None for the best on this device.
 
     Returns:
       negative log-likelihoods `[T, B]` in nats per call, and the state after the last step.
@@ -66,5 +69,6 @@ def score_tile(
     for name, (shape, wanted) in expected.items():
         if shape != wanted:
             raise ValueError(f"{name} is {shape} and must be {wanted}, for w_out {w_out.shape}, inputs {inputs.shape}")
+    on_hopper = "mosaic_gpu" if lanes >= FEWEST_LANES and len(w_hh) == 1 else "by_layer"
     arguments = (table, list(w_hh), list(upper), w_out, b_out, inputs, targets, reset, list(carry))
-    return choice.dispatch("score_tile", IMPLEMENTATIONS, implementation, arguments, lanes, len(w_hh))
+    return choice.dispatch("score_tile", IMPLEMENTATIONS, implementation, arguments, on_hopper)

@@ -1,9 +1,8 @@
 """Scoring a tile in one launch on NVIDIA Hopper (see kernels/hopper.py for how it is cut up).
 
-Device memory sees call numbers, surprisals and c; everything else stays in registers and shared memory, or is weights
-that come from L2. The folded table's rows are fetched by the tensor cores: one-hot rows times the table. Shared memory
-cannot take rows of a table at the positions that the tensor cores want, and a product that is exact, in the same ring,
-costs less than a second kind of copy; the price is that a layer's first product has V + 1 rows more.
+Device memory sees call numbers, surprisals, c and rows of the folded table, which are gathered straight into registers;
+everything else stays in registers and shared memory, or is weights that come from L2. New h leave group by group for
+device memory, since other groups still read the old ones, and come back together.
 
 The log-sum-exp runs along with the head's products. Columns beyond V have a bias so low that their probability is zero.
 """
@@ -18,6 +17,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from syscall_lm.kernels import choice, hopper
 from syscall_lm.kernels.hopper import CELLS, COLUMNS, LANES
 
+STAGED = 2  # groups of new h that are on their way to device memory
 NOTHING = -1e30  # the logit of a call that is not in the vocabulary
 
 
@@ -35,8 +35,8 @@ def check(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry) -> ho
 
 
 def operand_bytes(cells: int, layers: int) -> int:
-    """Shared memory of 64 lanes: every layer's h in bfloat16."""
-    return LANES * 2 * layers * hopper.padded(cells, CELLS)
+    """Shared memory of 64 lanes: every layer's h in bfloat16, and what is on its way there."""
+    return LANES * 2 * (layers * hopper.padded(cells, CELLS) + STAGED * CELLS)
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -59,17 +59,22 @@ def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, 
     c, h = (jnp.stack([hopper.in_groups(pair[part], height, width) for pair in carry]) for part in range(2))
 
     def body(tape, rows, biases, inputs, targets, keep, c_in, h_in, surprisal, c_out, h_out, hidden, **scratch):
+        staged, arrived = scratch.pop("staged"), scratch.pop("arrived")
         ring = hopper.Ring(config, tape, **scratch)
 
         def compute(first, warpgroup):
             mine = pl.ds(first, LANES)
             h = [[hidden.at[warpgroup, layer, group] for group in range(groups)] for layer in range(layers)]
+
+            def fetch_h(source, layer):
+                plgpu.copy_gmem_to_smem(source.at[layer, :, mine], hidden.at[warpgroup, layer], arrived.at[warpgroup])
+                plgpu.barrier_wait(arrived.at[warpgroup])
+
             for layer in range(layers):
+                fetch_h(h_in, layer)
 
                 @pl.loop(0, groups)
                 def _(group, layer=layer):
-                    before = hopper.load(h_in.at[layer, group, mine])
-                    hidden[warpgroup, layer, group] = before.astype(jnp.bfloat16)
                     c_out[layer, group, mine] = hopper.load(c_in.at[layer, group, mine])
 
             ring.begin()
@@ -77,14 +82,14 @@ def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, 
             @pl.loop(0, steps)
             def _(t):
                 tile = t * ring.count
-                kept = hopper.rows(hopper.load(keep.at[t, mine]), CELLS)
+                kept = hopper.load(keep.at[t, mine])
                 call = hopper.load(inputs.at[t, mine])
-                for layer in range(layers):
+                for layer in range(1, layers):
 
                     @pl.loop(0, groups)
                     def _(group, layer=layer):
                         before = hidden[warpgroup, layer, group].astype(jnp.float32)
-                        hidden[warpgroup, layer, group] = (before * kept).astype(jnp.bfloat16)
+                        hidden[warpgroup, layer, group] = (before * hopper.rows(kept, CELLS)).astype(jnp.bfloat16)
 
                 plgpu.commit_smem()
                 for layer in range(layers):
@@ -92,24 +97,25 @@ def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, 
 
                     @pl.loop(0, groups)
                     def _(group, layer=layer, operands=operands, tile=tile):
-                        old = hopper.load(c_out.at[layer, group, mine]) * kept
+                        old = hopper.load(c_out.at[layer, group, mine]) * hopper.rows(kept, CELLS)
                         if layer == 0:  # both loads are under way while the product runs
                             below = hopper.fetch(rows, call + group * (vocabulary + 1))
                         else:
                             below = hopper.columns(hopper.load(biases.at[(layer - 1) * groups + group]))
                         sums = ring.product(tile + group * len(operands), operands)
+                        if layer == 0:  # rows of h that are zero make rows of the product zero
+                            sums *= hopper.rows(kept, COLUMNS)
                         c, new = hopper.cell(hopper.gates_of(sums + below.astype(jnp.float32)), old)
-                        c_out[layer, group, mine], h_out[layer, group, mine] = c, new
+                        c_out[layer, group, mine] = c
+                        slot = jax.lax.rem(group, jnp.int32(STAGED))
+                        plgpu.wait_smem_to_gmem(STAGED - 1, wait_read_only=True)
+                        staged[warpgroup, slot] = new.astype(jnp.bfloat16)
+                        plgpu.commit_smem()
+                        plgpu.copy_smem_to_gmem(staged.at[warpgroup, slot], h_out.at[layer, group, mine])
 
                     tile += groups * len(operands)
-                    plgpu.commit_smem()  # what one thread wrote to h_out another may read
-
-                    @pl.loop(0, groups)  # only now has every product read the old ones
-                    def _(group, layer=layer):
-                        new = hopper.load(h_out.at[layer, group, mine])
-                        hidden[warpgroup, layer, group] = new.astype(jnp.bfloat16)
-
-                    plgpu.commit_smem()
+                    plgpu.wait_smem_to_gmem(0)
+                    fetch_h(h_out, layer)  # only now has every product read the old ones
                 surprisal[t, mine] = head(tile, h[-1], hopper.load(targets.at[t, mine]))
 
         def head(tile, h, target):
@@ -136,12 +142,15 @@ def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, 
     state = jax.ShapeDtypeStruct((layers, groups, height, CELLS), jnp.float32)
     scratch = {
         "hidden": hopper.operand((config.warpgroups, layers, groups, LANES, CELLS)),
+        "staged": hopper.operand((config.warpgroups, STAGED, LANES, CELLS)),
+        "arrived": plgpu.Barrier(num_barriers=config.warpgroups),
         **hopper.ring_scratch(config),
     }
-    out_type = [jax.ShapeDtypeStruct((steps, height), jnp.float32), state, state]
+    h_state = jax.ShapeDtypeStruct(state.shape, jnp.bfloat16)
+    out_type = [jax.ShapeDtypeStruct((steps, height), jnp.float32), state, h_state]
     kernel = hopper.launch(body, out_type, scratch, config, height, "score_tile")
-    surprisal, c, h = kernel(tape, rows, biases, inputs, targets, keep, c, h)
-    c, h = (hopper.from_groups(part, lanes, cells) for part in (c, h))
+    surprisal, c, h = kernel(tape, rows, biases, inputs, targets, keep, c, h.astype(jnp.bfloat16))
+    c, h = (hopper.from_groups(part, lanes, cells).astype(jnp.float32) for part in (c, h))
     return surprisal[:, :lanes], [(c[layer], h[layer]) for layer in range(layers)]
 
 

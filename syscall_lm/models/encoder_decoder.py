@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from syscall_lm.kernels import lstm as lstm_kernel
+from syscall_lm.kernels.projection import rows_of
 from syscall_lm.models import lstm
 from syscall_lm.traces.windows import Batch
 from syscall_lm.types import Array, HostArray, Params
@@ -116,7 +117,7 @@ def encode(folded: Params, before: HostArray) -> State:
     """The encoder's state after the calls `before`, int `[L, B]`."""
     encoder = folded["encoder"]
     with jax.named_scope("encoder"):
-        x = encoder["table"][before]
+        x = rows_of(encoder["table"], jnp.asarray(before))
         c, _ = _zeros(folded, before.shape[1])
         state = lstm_kernel.cell(x[0], c)  # the state before is zero: the first step needs no product
         if len(before) > 1:
@@ -144,7 +145,7 @@ def decode(params: Params, batch: Batch, known: np.ndarray | None = None) -> Arr
     with jax.named_scope("decoder"):
         inputs = jnp.concatenate([jnp.full_like(calls[:1], go), calls[:-1]])
         never = jnp.zeros(inputs.shape, bool)
-        h, _ = lstm_kernel.lstm(decoder["table"][inputs], decoder["w_hh"], never, state)
+        h, _ = lstm_kernel.lstm(rows_of(decoder["table"], inputs), decoder["w_hh"], never, state)
     return h
 
 

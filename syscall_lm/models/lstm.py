@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.kernels import lstm as lstm_kernel
 from syscall_lm.kernels.nll import nll, weighted_nll
-from syscall_lm.kernels.projection import project
+from syscall_lm.kernels.projection import project, rows_of
 from syscall_lm.kernels.scoring import score_tile
 from syscall_lm.types import Array, HostArray, Params
 
@@ -96,7 +96,7 @@ def run(
     """
     after: State = []
     with jax.named_scope("embedding"):
-        x = _table(params)[inputs]
+        x = rows_of(_table(params), jnp.asarray(inputs))
     for number, layer in enumerate(_layers(params)):
         with jax.named_scope(f"layer_{number}"):
             if number > 0:

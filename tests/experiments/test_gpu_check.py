@@ -115,8 +115,8 @@ def test_an_epoch_of_windows_and_a_whole_archive_are_timed(tmp_path):
 
 def test_what_is_preferred_is_taken_where_nothing_is_named():
     implementations = {"xla": lambda: "xla", "reference": lambda: "reference"}
-    assert choice.dispatch("op", implementations, None, (), 1) == "xla"
+    assert choice.dispatch("op", implementations, None, ()) == "xla"
     with choice.preferring("reference"):
-        assert choice.dispatch("op", implementations, None, (), 1) == "reference"
-        assert choice.dispatch("op", implementations, "xla", (), 1) == "xla"
-    assert choice.dispatch("op", implementations, None, (), 1) == "xla"
+        assert choice.dispatch("op", implementations, None, ()) == "reference"
+        assert choice.dispatch("op", implementations, "xla", ()) == "xla"
+    assert choice.dispatch("op", implementations, None, ()) == "xla"

@@ -20,10 +20,10 @@ def every_with(name, values, interpreted):
 
 
 SHAPES = [(1, 1, 1), (7, 3, 5), (13, 1, 8), (5, 9, 4)]  # T, B, H
-# Measured over SHAPES: at most 1.1e-3 for mosaic_gpu, whose operands are bfloat16.
-BOUND = {"mosaic_gpu": 3e-3}
-# Its gradients come from the XLA scan at states that carry that rounding: at most 9e-4 off.
-GRADIENT_BOUND = {"mosaic_gpu": 3e-3}
+# Measured over SHAPES: at most 2.8e-3 for mosaic_gpu, whose operands, x and h are bfloat16.
+BOUND = {"mosaic_gpu": 6e-3}
+# So are the factors and gradients of its backward pass: at most 6e-3 off.
+GRADIENT_BOUND = {"mosaic_gpu": 1.2e-2}
 
 
 def arguments(steps, lanes, cells, resets=0.2, seed=0, dtype=np.float32):

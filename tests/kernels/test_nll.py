@@ -11,7 +11,6 @@ import pytest
 from jax.test_util import check_grads
 
 from syscall_lm.kernels.nll import api, nll, weighted_nll, xla
-from syscall_lm.kernels.projection import project
 
 pytestmark = pytest.mark.parametrize("implementation", sorted(api.IMPLEMENTATIONS))
 
@@ -161,13 +160,3 @@ def test_shapes_that_do_not_fit_are_refused(implementation):
         weighted_nll(h, w_out, b_out, targets, weights((4,)), implementation=implementation)
     with pytest.raises(ValueError, match="there are"):
         nll(h, w_out, b_out, targets, implementation=implementation + "?")
-
-
-def test_a_projections_gradient_is_that_of_a_product(implementation):
-    del implementation
-    rng = np.random.default_rng(0)
-    x, w, weights = (rng.normal(size=size).astype(np.float32) for size in [(5, 3, 4), (4, 6), (5, 3, 6)])
-    for argument in (0, 1):
-        ours = jax.grad(lambda x, w: (weights * project(x, w)).sum(), argument)(x, w)
-        plain = jax.grad(lambda x, w: (weights * (x @ w)).sum(), argument)(x, w)
-        np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-5)
