@@ -119,7 +119,6 @@ class Torch:
         loss.backward()
         self._torch.nn.utils.clip_grad_norm_(self._model.parameters(), CLIP)
         self._adam.step()
-        loss.item()
 
 
 class Flax:
