@@ -11,6 +11,7 @@ import pytest
 from syscall_lm.experiments.benchmarking import gpu_cases
 from syscall_lm.kernels import choice, hopper, lstm, scoring, shapes
 from syscall_lm.kernels.lstm import mosaic_gpu as mosaic_lstm
+from syscall_lm.kernels.scoring import api as scoring_api
 from syscall_lm.kernels.scoring import mosaic_gpu as mosaic_scoring
 
 
@@ -116,8 +117,8 @@ def test_what_does_not_suit_falls_back_and_says_so_once(monkeypatch, caplog):
 
 
 def test_what_was_measured_to_be_fastest_is_chosen(monkeypatch):
-    implementations = {name: lambda *_, name=name: name for name in scoring.api.IMPLEMENTATIONS}
-    monkeypatch.setattr(scoring.api, "IMPLEMENTATIONS", implementations)
+    implementations = {name: lambda *_, name=name: name for name in scoring_api.IMPLEMENTATIONS}
+    monkeypatch.setattr(scoring_api, "IMPLEMENTATIONS", implementations)
 
     def chosen(shape, lanes):
         return scoring.score_tile(*jax.eval_shape(lambda: gpu_cases.tile(shape, 1, lanes)))
@@ -126,7 +127,8 @@ def test_what_was_measured_to_be_fastest_is_chosen(monkeypatch):
     assert chosen(one, 4096) == "xla"
     monkeypatch.setattr(choice, "_is_hopper", lambda: True)
     monkeypatch.setattr(choice, "on_one_device", lambda: True)
-    assert [chosen(*work) for work in ((one, 4096), (one, 4095), (two, 4096))] == ["mosaic_gpu", "by_layer", "by_layer"]
+    assert [chosen(one, lanes) for lanes in (4096, 4095)] == ["mosaic_gpu", "by_layer"]
+    assert [chosen(two, lanes) for lanes in (8192, 8191)] == ["mosaic_gpu", "by_layer"]
     assert choice.dispatch("op", implementations, None, ()) == "mosaic_gpu"
     assert choice.dispatch("op", implementations, "reference", ()) == "reference"
 
