@@ -50,10 +50,8 @@ CASES = flags.DEFINE_list("cases", list(NAMES), "what to measure")
 THREADS = flags.DEFINE_list("torch_threads", ["1", "2"], "PyTorch's thread counts to choose the best of")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Measures case after case; writes the table after each."""
-    if argv:
-        raise SyscallLMError(f"benchmark takes flags only; what is {argv[0]!r}?")
     shapes = [lstm.Shape.parse(text, V) for text in SHAPES.value]
     threads = [int(count) for count in THREADS.value if count.isdecimal() and int(count)]
     if len(threads) < max(1, len(THREADS.value)):

@@ -33,10 +33,8 @@ FAR = flags.DEFINE_float("far", 0.01, "false alarm rate to print thresholds for"
 
 
 @profiled()
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Scores the traces and rewrites the model's calibration."""
-    if argv:
-        raise SyscallLMError(f"calibrate takes flags only; what is {argv[0]!r}?")
     path = pathlib.Path(MODEL.value)
     model = store.load(path)
     archive = TraceArchive(ARCHIVE.value)

@@ -1,5 +1,6 @@
 """How every experiment starts: flags, help, and errors that are one sentence."""
 
+import inspect
 import os
 import re
 import sys
@@ -15,8 +16,8 @@ EXIT_USER_ERROR = 2
 _REQUIRED = "must have a value other than None"  # how absl says that a required flag is missing
 
 
-def run(main: Callable[[list[str]], None]) -> None:
-    """Parses the flags, calls `main(arguments)` and leaves the process.
+def run(main: Callable[..., None]) -> None:
+    """Parses the flags, calls `main(arguments)`, or `main()` if it takes none, and leaves the process.
 
     `arguments` are what the command line holds besides flags. A user's mistake (`SyscallLMError`, an unknown flag or a
     bad value) prints one sentence and exits with code 2; a run that was ended from outside and can go on
@@ -26,12 +27,16 @@ def run(main: Callable[[list[str]], None]) -> None:
     sys.exit(_exit_code(main, sys.argv))
 
 
-def _exit_code(main: Callable[[list[str]], None], argv: list[str]) -> int:
+def _exit_code(main: Callable[..., None], argv: list[str]) -> int:
     try:
         if any(argument in ("--help", "-h", "-help") for argument in argv[1:]):
             print(_help(sys.modules[main.__module__]))
         else:
-            main(flags.FLAGS(argv)[1:])
+            arguments = flags.FLAGS(argv)[1:]
+            takes_arguments = bool(inspect.signature(main).parameters)
+            if arguments and not takes_arguments:
+                raise SyscallLMError(f"{argv[0].split()[-1]} takes flags only; what is {arguments[0]!r}?")
+            main(*([arguments] if takes_arguments else []))
         sys.stdout.flush()
     except flags.Error as error:
         text = str(error).replace("\n", " ")

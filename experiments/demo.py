@@ -23,10 +23,8 @@ MEMBERS = flags.DEFINE_string("members", "1x96,1x128,1x160", "language models to
 EPOCHS = flags.DEFINE_integer("epochs", 10, "passes over the training traces")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Runs the steps."""
-    if argv:
-        raise SyscallLMError(f"demo takes flags only; what is {argv[0]!r}?")
     output = pathlib.Path(OUTPUT.value)
     archive, model, scores = corpus.path(), output / "model", output / "scores.parquet"
     print(f"The embedded corpus ({archive}): a demonstration, not a benchmark.")

@@ -39,10 +39,8 @@ FAR = flags.DEFINE_float("far", 0.01, "false alarm rate that the model's own thr
 
 
 @profiled()
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Scores with every detector, then writes and prints the figures."""
-    if argv:
-        raise SyscallLMError(f"evaluate takes flags only; what is {argv[0]!r}?")
     model = store.load(pathlib.Path(MODEL.value))
     detector = LanguageModelDetector.load(model, false_alarm_rate=FAR.value)
     archive = TraceArchive(ARCHIVE.value)

@@ -29,10 +29,8 @@ MAX_REPEATS = flags.DEFINE_integer("max_repeats", 0, "how many equal calls in a 
 DROP = flags.DEFINE_list("drop", [], "names of calls to drop")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Reads, filters, writes, and tells what became of the traces."""
-    if argv:
-        raise SyscallLMError(f"filter takes flags only; what is {argv[0]!r}?")
     filters = Filters(ORDER.value, DROP_DOUBLES.value, tuple(DROP.value), MAX_REPEATS.value)
     if filters == Filters():
         raise SyscallLMError("no filter is asked for; name --order, --drop_doubles, --max_repeats or --drop")

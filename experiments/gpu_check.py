@@ -38,10 +38,8 @@ ROUNDS = flags.DEFINE_integer("rounds", 5, "how often each case is timed", lower
 ONLY = flags.DEFINE_string("only", "", "run only the cases whose name holds this, like check, train or sweep")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Runs case after case; writes the rows after each."""
-    if argv:
-        raise SyscallLMError(f"gpu_check takes flags only; what is {argv[0]!r}?")
     if jax.default_backend() != "gpu":
         raise SyscallLMError(f"gpu_check needs an NVIDIA GPU; this is {jax.devices()[0].device_kind}")
     if MODEL.value and not ARCHIVE.value:

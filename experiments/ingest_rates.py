@@ -35,10 +35,8 @@ _NUMBERS = {"adfa_ld": 1, "awsctd": 1, "text_lines": 1, "unm": 2}  # integers to
 _MAP = "".join(f"call{i}\n" for i in range(400))
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Measures, and writes the tables."""
-    if argv:
-        raise SyscallLMError(f"ingest_rates takes flags only; what is {argv[0]!r}?")
     result: dict[str, Any] = {"environment": provenance.environment()}
     with tempfile.TemporaryDirectory(prefix="syscall_lm.") as folder:
         scratch = pathlib.Path(folder)

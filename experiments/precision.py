@@ -40,10 +40,8 @@ MODELS = flags.DEFINE_list("models", None, "model directories that `train` made 
 OUTPUT = flags.DEFINE_string("output", "results/precision", "directory for precision.json and table.md")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Scores in every precision, compares, writes."""
-    if argv:
-        raise SyscallLMError(f"precision takes flags only; what is {argv[0]!r}?")
     archive = TraceArchive(ARCHIVE.value)
     benchmark = data.benchmark(archive)
     output = pathlib.Path(OUTPUT.value)

@@ -67,10 +67,8 @@ class Task:
     commands: frozenset[str] | None = None
 
 
-def main(arguments: list[str]) -> None:
+def main() -> None:
     """Records, and says what was recorded."""
-    if arguments:
-        raise SyscallLMError(f"record_corpus takes flags only, not {arguments[0]!r}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite end removes the temporary folders too
     if WORK_DIR.value and not pathlib.Path(WORK_DIR.value).is_dir():
         raise SyscallLMError(f"--work_dir={WORK_DIR.value}: no such folder")

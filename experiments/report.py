@@ -54,10 +54,8 @@ SCORE_MEANINGS = {
 }
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Scores the archive (or reads its scores), draws, writes."""
-    if argv:
-        raise SyscallLMError(f"report takes flags only; what is {argv[0]!r}?")
     output = pathlib.Path(OUTPUT.value)
     if output.exists() and not output.is_dir():
         raise SyscallLMError(f"{output}: is a file; name a directory for the report")

@@ -37,10 +37,10 @@ SCRATCH = flags.DEFINE_string("scratch", tempfile.gettempdir(), "folder for the 
 _REPLACED = 0.02  # share of the calls
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Measures what is missing, and writes the table anew after each row."""
-    if argv or not all(size.isdigit() and int(size) for size in SIZES.value):
-        raise SyscallLMError("scale takes flags only; --sizes are numbers of calls")
+    if not all(size.isdigit() and int(size) for size in SIZES.value):
+        raise SyscallLMError("--sizes are numbers of calls")
     output = pathlib.Path(OUTPUT.value)
     path = output / "scale.json"
     result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"rows": []}

@@ -32,7 +32,6 @@ from syscall_lm.detectors.base import traces_needed
 from syscall_lm.detectors.language_model import LanguageModelDetector
 from syscall_lm.engines import local, ray, shards
 from syscall_lm.engines.scorer import BatchScorer
-from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command
 from syscall_lm.experiments.profiling import PROFILE_DIR as PROFILE_DIR
 from syscall_lm.experiments.profiling import profiled
@@ -55,10 +54,8 @@ WORKERS = flags.DEFINE_integer(
 )
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Scores the archive batch by batch."""
-    if argv:
-        raise SyscallLMError(f"score takes flags only; what is {argv[0]!r}?")
     archive = TraceArchive(ARCHIVE.value)
     with _engine_ready():
         scorer = BatchScorer(MODEL.value, ARCHIVE.value, ENSEMBLE.value, FAR.value, STRETCH.value)

@@ -22,7 +22,6 @@ from absl import flags
 from syscall_lm import files, scoring
 from syscall_lm.detectors.language_model import LanguageModelDetector
 from syscall_lm.detectors.sections import longest_section, section_means
-from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command
 from syscall_lm.experiments.profiling import PROFILE_DIR as PROFILE_DIR
 from syscall_lm.experiments.profiling import profiled
@@ -47,10 +46,8 @@ TOP = flags.DEFINE_integer("top", 10, "how many of the longest sections above th
 
 
 @profiled()
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Looks at the archive batch by batch."""
-    if argv:
-        raise SyscallLMError(f"sections takes flags only; what is {argv[0]!r}?")
     archive = TraceArchive(ARCHIVE.value)
     model = store.load(pathlib.Path(MODEL.value))
     files.require_no_input(OUTPUT.value, [archive.path])

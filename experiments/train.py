@@ -91,10 +91,8 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "which of them this is, fr
 CHECKPOINT_SECONDS = flags.DEFINE_float("checkpoint_seconds", 60, "time between checkpoints", lower_bound=0)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Trains, saves, calibrates."""
-    if argv:
-        raise SyscallLMError(f"train takes flags only; what is {argv[0]!r}?")
     archive = TraceArchive(ARCHIVE.value)
     wanted = [shapes.parse(member, archive.vocabulary.size) for member in MEMBERS.value]
     if not wanted:

@@ -53,10 +53,8 @@ TOP = flags.DEFINE_integer("top", 10, "how many of the most suspicious windows t
 
 
 @profiled()
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Judges the archive batch by batch."""
-    if argv:
-        raise SyscallLMError(f"windows takes flags only; what is {argv[0]!r}?")
     archive = TraceArchive(ARCHIVE.value)
     model = store.load(pathlib.Path(MODEL.value))
     files.require_no_input(OUTPUT.value, [archive.path])

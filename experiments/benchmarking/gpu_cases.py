@@ -19,10 +19,11 @@ from syscall_lm.experiments import data
 from syscall_lm.experiments.benchmarking.gpu_rows import Case
 from syscall_lm.experiments.benchmarking.peers import CLIP, DROPOUT, RATE, Flax, Torch
 from syscall_lm.experiments.soni2019 import settings as soni2019
-from syscall_lm.kernels import choice, hopper, shapes
+from syscall_lm.kernels import choice, shapes
 from syscall_lm.kernels import lstm as lstm_kernel
 from syscall_lm.kernels import scoring as scoring_kernel
 from syscall_lm.kernels.scoring import mosaic_gpu as mosaic_scoring
+from syscall_lm.kernels.scoring import ring
 from syscall_lm.models import language_model, lstm, store
 from syscall_lm.models import shapes as model_shapes
 from syscall_lm.models.store import Member
@@ -232,7 +233,7 @@ def sweep() -> Iterator[Case]:
     """The kernel's configurations."""
     for shape in shapes.MODELS:
         size = mosaic_scoring.operand_bytes(shape.cells, shape.layers)
-        for config in itertools.starmap(hopper.Config, itertools.product((2, 1), SWEPT_STAGES)):
+        for config in itertools.starmap(ring.Config, itertools.product((2, 1), SWEPT_STAGES)):
             if config.fits(size):
                 make = functools.partial(jitted_scoring, shape, shapes.LANES[-1], config=config)
                 case = scoring_case(f"sweep score {shape}, {config}", shape, shapes.LANES[-1], make)
@@ -269,7 +270,7 @@ def jitted_scoring(
     lanes: int,
     implementation: str = "mosaic_gpu",
     compiler_options: dict[str, Any] | None = None,
-    config: hopper.Config | None = None,
+    config: ring.Config | None = None,
 ) -> Callable[[], Any]:
     """One tile on the device, compiled."""
     arrays = tile(shape, shapes.STEPS, lanes)

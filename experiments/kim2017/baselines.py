@@ -20,7 +20,6 @@ from typing import Any
 from absl import flags
 
 from syscall_lm.detectors import catalogue
-from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, comparison, data
 from syscall_lm.experiments.kim2017 import results
 from syscall_lm.traces.archive import TraceArchive
@@ -35,10 +34,8 @@ DETECTORS = flags.DEFINE_list(
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "for the detectors that are random")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Fits, scores, writes the figures."""
-    if argv:
-        raise SyscallLMError(f"kim2017.baselines takes flags only; what is {argv[0]!r}?")
     seeds, names = comparison.parse_seeds(SEEDS.value), comparison.parse_detectors(DETECTORS.value)
     archive = TraceArchive(ARCHIVE.value)
     benchmark = data.benchmark(archive)

@@ -60,10 +60,8 @@ OUTPUT = flags.DEFINE_string(
 )
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Measures, draws, writes."""
-    if argv:
-        raise SyscallLMError(f"kim2017.embeddings takes flags only; what is {argv[0]!r}?")
     archive = TraceArchive(ARCHIVE.value)
     models = trained.load(MODELS.value or [], archive)
     drawn = {member.name: member for member in next(iter(models.values())).members}

@@ -31,7 +31,6 @@ from matplotlib.lines import Line2D
 
 from syscall_lm import files
 from syscall_lm.detectors import catalogue
-from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, comparison, data
 from syscall_lm.experiments.comparison import Results
 from syscall_lm.experiments.kim2017 import results, trained
@@ -57,10 +56,8 @@ OUTPUT = flags.DEFINE_string("output", "results/kim2017", "directory for figure3
 
 
 @profiled()
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Scores with every detector and seed, then writes figures and tables."""
-    if argv:
-        raise SyscallLMError(f"kim2017.figure3 takes flags only; what is {argv[0]!r}?")
     names = comparison.parse_detectors(DETECTORS.value)
     archive = TraceArchive(ARCHIVE.value)
     models = trained.load(MODELS.value or [], archive)

@@ -44,10 +44,8 @@ DETECTORS = flags.DEFINE_list(
 ATTACKS = flags.DEFINE_integer("attacks", 120, "how many attacks to hide", lower_bound=1)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Pads, scores, writes."""
-    if argv:
-        raise SyscallLMError(f"kim2017.mimicry takes flags only; what is {argv[0]!r}?")
     archive = TraceArchive(ARCHIVE.value)
     models = trained.load(MODELS.value, archive) if MODELS.value else {}
     members = {seed: model.members for seed, model in models.items()}

@@ -65,10 +65,8 @@ WORKDIR = flags.DEFINE_string("workdir", "", "folder for the checkpoints of trai
 OUTPUT = flags.DEFINE_string("output", "results/kim2017", "directory for portability.json, .md and .png")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Trains on each host, scores each host, writes."""
-    if argv:
-        raise SyscallLMError(f"kim2017.portability takes flags only; what is {argv[0]!r}?")
     if not (MIT.value or UNM.value or KDD98_DIR.value):
         raise SyscallLMError("kim2017.portability needs a host: --mit, --unm or --kdd98_dir")
     if KDD98_EVENTS.value and not KDD98_DIR.value:

@@ -47,10 +47,8 @@ RECIPES = flags.DEFINE_multi_string(
 OUTPUT = flags.DEFINE_string("output", "results/kim2017", "directory for recipes.json, recipes.md and recipes.png")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Scores the models of all recipes, compares, writes."""
-    if argv:
-        raise SyscallLMError(f"kim2017.recipes takes flags only; what is {argv[0]!r}?")
     archive = TraceArchive(ARCHIVE.value)
     sets = {name: trained.load(paths, archive) for name, paths in parse(RECIPES.value or []).items()}
     held = [[member.name for member in next(iter(models.values())).members] for models in sets.values()]

@@ -41,10 +41,8 @@ MODELS = flags.DEFINE_list("models", None, "model directories that `train` made 
 OUTPUT = flags.DEFINE_string("output", "results/kim2017", "directory for states.json and states.md")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Sweeps, combines, compares, writes."""
-    if argv:
-        raise SyscallLMError(f"kim2017.states takes flags only; what is {argv[0]!r}?")
     archive = TraceArchive(ARCHIVE.value)
     models = trained.load(MODELS.value or [], archive)
     benchmark = data.benchmark(archive)

@@ -45,10 +45,8 @@ MODELS = flags.DEFINE_list("models", [], "model directories that `train` made on
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "for what is random, and for the padding")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Fits, scores, pads, writes."""
-    if argv:
-        raise SyscallLMError(f"kim2017.study takes flags only; what is {argv[0]!r}?")
     seeds, names = comparison.parse_seeds(SEEDS.value), comparison.parse_detectors(NAMES.value)
     if needy := [name for name in names if name not in catalogue.ALONE]:
         raise SyscallLMError(f"--detectors={needy[0]}: looks into a language model; --models has the study try those")

@@ -41,10 +41,8 @@ OUTPUT = flags.DEFINE_string("output", "results/kim2017", "directory for table1.
 SEED = flags.DEFINE_integer("seed", 0, "draws the sixth of the normal traces to learn from", lower_bound=0)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Counts and writes."""
-    if argv:
-        raise SyscallLMError(f"kim2017.table1 takes flags only; what is {argv[0]!r}?")
     archive = TraceArchive(ADFA.value)
     benchmark = data.benchmark(archive)
     if not len(benchmark.train) or benchmark.is_attack.all() or not benchmark.is_attack.any():

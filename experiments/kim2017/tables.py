@@ -20,10 +20,8 @@ NAMES = ("table1", "baselines", "figure3", "states", "recipes", "portability", "
 OUTPUT = flags.DEFINE_string("output", "results/kim2017", "directory with the results")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Reads results, writes tables."""
-    if argv:
-        raise SyscallLMError(f"kim2017.tables takes flags only; what is {argv[0]!r}?")
     folder = pathlib.Path(OUTPUT.value)
     found = [name for name in NAMES if (folder / f"{name}.json").exists()]
     if not found:

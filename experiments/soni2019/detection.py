@@ -55,10 +55,8 @@ OUTPUT = flags.DEFINE_string("output", "results/soni2019", "directory with train
 
 
 @profiled()
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Scores with every model and seed, writes the figures."""
-    if argv:
-        raise SyscallLMError(f"soni2019.detection takes flags only; what is {argv[0]!r}?")
     archive = TraceArchive(ARCHIVE.value)
     output = pathlib.Path(OUTPUT.value)
     training = settings.read_results(output / f"training-{archive.path.stem}.json", "train")

@@ -34,7 +34,6 @@ from absl import flags
 
 from syscall_lm import files, loop, training, window_training
 from syscall_lm.detectors.window_models import Watch
-from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, data, provenance
 from syscall_lm.experiments.soni2019 import settings
 from syscall_lm.models import encoder_decoder, lstm, shapes
@@ -101,10 +100,8 @@ class Contender:
         }
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Measures and writes."""
-    if argv:
-        raise SyscallLMError(f"soni2019.epoch_time takes flags only; what is {argv[0]!r}?")
     lengths = settings.lengths(LENGTHS.value)
     archive = TraceArchive(ARCHIVE.value)
     chosen = settings.Settings()

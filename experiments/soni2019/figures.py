@@ -27,10 +27,8 @@ TRAINING = flags.DEFINE_string("training", None, "what soni2019.train measured",
 OUTPUT = flags.DEFINE_string("output", "results/soni2019", "directory for the figures, which are called by the archive")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Draws a figure for each model."""
-    if argv:
-        raise SyscallLMError(f"soni2019.figures takes flags only; what is {argv[0]!r}?")
     training = settings.read_results(pathlib.Path(TRAINING.value), "train")
     archive = pathlib.Path(training["archive"]).stem
     for model, number in NUMBERS.items():

@@ -26,10 +26,8 @@ WINDOWS_TRACES = "the paper's Windows traces: private, not obtainable"
 OPERATING = ("false_alarm_rate", "detection_rate")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Writes the page."""
-    if argv:
-        raise SyscallLMError(f"soni2019.summary takes flags only; what is {argv[0]!r}?")
     folder = pathlib.Path(RESULTS.value)
     trainings = sorted(folder.glob("training-*.json"))
     if not trainings:

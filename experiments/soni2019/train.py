@@ -34,7 +34,6 @@ import tqdm
 from absl import flags
 
 from syscall_lm import files, loop
-from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, provenance
 from syscall_lm.experiments.profiling import PROFILE_DIR as PROFILE_DIR
 from syscall_lm.experiments.profiling import profiled
@@ -74,10 +73,8 @@ SEED = flags.DEFINE_integer("seed", _DEFAULTS.seed, "of everything random", lowe
 
 
 @profiled()
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Trains one model after another; results are written after each epoch."""
-    if argv:
-        raise SyscallLMError(f"soni2019.train takes flags only; what is {argv[0]!r}?")
     lengths = settings.lengths(LENGTHS.value)
     chosen = settings.Settings(
         seeds=SEEDS.value,

@@ -138,17 +138,14 @@ def run(x, w_hh, reset, carry, training: bool = False, cut: Plan | None = None):
     cells = w_hh.shape[0]
     cut = cut or check(x, w_hh)
     width, height = cut.parts * CELLS, hopper.padded(lanes, LANES)
-    tape = hopper.gate_columns(hopper.pad(w_hh, (width, 4 * cells)), width)
-    tape = hopper.tape_of([tape])
+    tape = hopper.tape_of([hopper.gate_columns(hopper.pad(w_hh, (width, 4 * cells)), width)])
     keep = hopper.pad(1 - reset.astype(jnp.float32), (steps, height))
     c, h = (hopper.in_groups(part, height, width) for part in carry)
 
     def body(tape, x, keep, c_in, h_in, h_out, c_last, h_last, *rest, weights, ready, hidden, loaded, **scratch):
         gates, arrived, staged, met = (scratch[name] for name in ("gates", "arrived", "staged", "met"))
         part, here, mine = place(cut)
-
-        def several(t, group, count):
-            return pl.ds((t * cut.parts + group) * count, count)
+        several = functools.partial(planes_at, cut.parts)
 
         def fetch(t):
             plgpu.copy_gmem_to_smem(x.at[several(t, part, GATES), mine], gates.at[here], arrived.at[here])
@@ -265,9 +262,7 @@ def run_backward(factors, w_hh, reset, dh_out, after, cut: Plan | None = None):
         saved, above, arrived, staged, met = (scratch[n] for n in ("saved", "above", "arrived", "staged", "met"))
         ring, filled = scratch["ring"], scratch["filled"]
         part, here, mine = place(cut)
-
-        def several(t, group, count):
-            return pl.ds((t * cut.parts + group) * count, count)
+        several = functools.partial(planes_at, cut.parts)
 
         def fetch(t):
             plgpu.copy_gmem_to_smem(factors.at[several(t, part, PLANES), mine], saved.at[here], arrived.at[here])
@@ -345,6 +340,11 @@ def place(cut: Plan):
     """
     part = jax.lax.axis_index("part")
     return part, 0 if choice.interpret is None else part, pl.ds(jax.lax.axis_index("cluster") * LANES, LANES)
+
+
+def planes_at(parts: int, t, group, count: int):
+    """Where the planes of one step and one group of cells lie, in arrays `[T * parts * count, height, CELLS]`."""
+    return pl.ds((t * parts + group) * count, count)
 
 
 def weights_scratch(cut: Plan, shape: tuple[int, ...]):

@@ -1,4 +1,4 @@
-"""Scoring a tile in one launch on NVIDIA Hopper (see kernels/hopper.py for how it is cut up).
+"""Scoring a tile in one launch on NVIDIA Hopper (see ring.py for how it is cut up).
 
 Device memory sees call numbers, surprisals, c and rows of the folded table, which are gathered straight into registers;
 everything else stays in registers and shared memory, or is weights that come from L2. New h leave group by group for
@@ -16,12 +16,13 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from syscall_lm.kernels import choice, hopper
 from syscall_lm.kernels.hopper import CELLS, COLUMNS, LANES
+from syscall_lm.kernels.scoring import ring as rings
 
 STAGED = 2  # groups of new h that are on their way to device memory
 NOTHING = -1e30  # the logit of a call that is not in the vocabulary
 
 
-def check(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry) -> hopper.Config:
+def check(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry) -> rings.Config:
     """The configuration for these shapes, by shape and type only.
 
     Raises:
@@ -31,7 +32,7 @@ def check(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry) -> ho
     if other := {str(array.dtype) for array in floats} - {"float32"}:
         raise choice.Unsuitable(f"mosaic_gpu takes float32, not {', '.join(sorted(other))}")
     cells, vocabulary = w_out.shape
-    return hopper.choose_config(inputs.shape[1], operand_bytes(cells, len(w_hh)))
+    return rings.choose_config(inputs.shape[1], operand_bytes(cells, len(w_hh)))
 
 
 def operand_bytes(cells: int, layers: int) -> int:
@@ -40,7 +41,7 @@ def operand_bytes(cells: int, layers: int) -> int:
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, config: hopper.Config | None = None):
+def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, config: rings.Config | None = None):
     """See `api.score_tile`; with a configuration to choose.
 
     Raises:
@@ -60,7 +61,7 @@ def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, 
 
     def body(tape, rows, biases, inputs, targets, keep, c_in, h_in, surprisal, c_out, h_out, hidden, **scratch):
         staged, arrived = scratch.pop("staged"), scratch.pop("arrived")
-        ring = hopper.Ring(config, tape, **scratch)
+        ring = rings.Ring(config, tape, **scratch)
 
         def compute(first, warpgroup):
             mine = pl.ds(first, LANES)
@@ -137,18 +138,18 @@ def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, 
             assert greatest is not None and total is not None and chosen is not None  # there is at least one call
             return greatest + jnp.log(total) - chosen
 
-        hopper.by_role(config, compute, lambda: ring.fill(steps))
+        rings.by_role(config, compute, lambda: ring.fill(steps))
 
     state = jax.ShapeDtypeStruct((layers, groups, height, CELLS), jnp.float32)
     scratch = {
         "hidden": hopper.operand((config.warpgroups, layers, groups, LANES, CELLS)),
         "staged": hopper.operand((config.warpgroups, STAGED, LANES, CELLS)),
         "arrived": plgpu.Barrier(num_barriers=config.warpgroups),
-        **hopper.ring_scratch(config),
+        **rings.ring_scratch(config),
     }
     h_state = jax.ShapeDtypeStruct(state.shape, jnp.bfloat16)
     out_type = [jax.ShapeDtypeStruct((steps, height), jnp.float32), state, h_state]
-    kernel = hopper.launch(body, out_type, scratch, config, height, "score_tile")
+    kernel = rings.launch(body, out_type, scratch, config, height, "score_tile")
     surprisal, c, h = kernel(tape, rows, biases, inputs, targets, keep, c, h.astype(jnp.bfloat16))
     c, h = (hopper.from_groups(part, lanes, cells).astype(jnp.float32) for part in (c, h))
     return surprisal[:, :lanes], [(c[layer], h[layer]) for layer in range(layers)]

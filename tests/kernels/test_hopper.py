@@ -13,6 +13,7 @@ from syscall_lm.kernels import choice, hopper, lstm, scoring, shapes
 from syscall_lm.kernels.lstm import mosaic_gpu as mosaic_lstm
 from syscall_lm.kernels.scoring import api as scoring_api
 from syscall_lm.kernels.scoring import mosaic_gpu as mosaic_scoring
+from syscall_lm.kernels.scoring import ring
 
 
 def lower(function, *arguments):
@@ -22,7 +23,7 @@ def lower(function, *arguments):
 
 
 def test_the_kernels_lower_for_hopper():
-    streamed = hopper.Config(2, 4)
+    streamed = ring.Config(2, 4)
     tile = gpu_cases.tile(shapes.ModelShape(2, 33, 70), 3, 130)
     assert "mosaic_gpu" in lower(lambda *tile: mosaic_scoring.score_tile(*tile, config=streamed), *tile)
     state = np.zeros((130, 33), np.float32)
@@ -37,7 +38,7 @@ def test_the_kernels_lower_for_hopper():
 
 
 @pytest.mark.parametrize("implementation", ["mosaic_gpu"])  # has it interpreted where there is no GPU
-@pytest.mark.parametrize("config", [hopper.Config(2, 5), hopper.Config(2, 24)], ids=str)
+@pytest.mark.parametrize("config", [ring.Config(2, 5), ring.Config(2, 24)], ids=str)
 def test_warpgroups_blocks_and_a_ring_that_streams_change_nothing(implementation, config):
     """Two blocks, the second of which is not full, and more tiles than the ring holds. Measured: 2.6e-3 and 3.9e-3."""
     *arrays, inputs, targets, reset, carry = gpu_cases.tile(shapes.ModelShape(1, 40, 70), 3, 130)
@@ -80,9 +81,9 @@ def test_real_recurrences_and_their_gradients_lower_for_hopper(cells):
 def test_every_real_shape_has_a_configuration_that_fits(shape):
     size = mosaic_scoring.operand_bytes(shape.cells, shape.layers)
     for lanes in (1, *shapes.LANES):
-        config = hopper.choose_config(lanes, size)
+        config = ring.choose_config(lanes, size)
         assert config.fits(size) and config.block_lanes <= max(lanes, hopper.LANES)
-        assert hopper.MIN_STAGES <= config.stages <= hopper.MAX_STAGES
+        assert ring.MIN_STAGES <= config.stages <= ring.MAX_STAGES
 
 
 def test_recurrences_fit_or_are_refused():
@@ -98,7 +99,7 @@ def test_recurrences_fit_or_are_refused():
 def test_what_does_not_fit_is_refused_with_the_bytes():
     size = mosaic_scoring.operand_bytes(4000, 1)
     with pytest.raises(choice.Unsuitable, match=f"{size:,} bytes"):
-        hopper.choose_config(4096, size)
+        ring.choose_config(4096, size)
 
 
 def test_what_does_not_suit_falls_back_and_says_so_once(monkeypatch, caplog):
