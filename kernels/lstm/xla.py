@@ -10,6 +10,7 @@ scan only finds the gradients of the gates; the weights' gradient is then one la
 import jax
 import jax.numpy as jnp
 
+from syscall_lm.kernels import elementary
 from syscall_lm.kernels.projection import weight_gradient
 
 UNROLLED = 10  # steps; a scan as short as that is written out, which saves a fortieth of a window's training
@@ -39,7 +40,7 @@ def tanh(gates):
     """Of pre-activations `[..., 4H]`; for i, f and o of their halves, since 2 sigmoid(2 z) - 1 is the same."""
     cells = gates.shape[-1] // 4
     half = jnp.full(cells, 0.5, gates.dtype)
-    return jnp.tanh(gates * jnp.concatenate([half, half, jnp.ones(cells, gates.dtype), half]))
+    return elementary.tanh(gates * jnp.concatenate([half, half, jnp.ones(cells, gates.dtype), half]))
 
 
 def _activated(tanh_gates):
@@ -50,7 +51,7 @@ def _activated(tanh_gates):
 def _cell(tanh_gates, c):
     i, f, g, o = _activated(tanh_gates)
     c = f * c + i * g
-    return c, o * jnp.tanh(c)
+    return c, o * elementary.tanh(c)
 
 
 def _forward(x, w_hh, reset, carry):
@@ -80,7 +81,7 @@ def factors(tanh_gates: jax.Array, c_before: jax.Array, c: jax.Array, keep: jax.
     """
     i, f, g, o = _activated(tanh_gates)
     tanh_i, tanh_f, _, tanh_o = jnp.split(tanh_gates, 4, axis=-1)
-    tanh_c = jnp.tanh(c)
+    tanh_c = elementary.tanh(c)
     slopes = [  # s (1 - s) = (1 - t^2) / 4 for s = (1 + t) / 2
         0.25 * (1 - tanh_i * tanh_i) * g,
         0.25 * (1 - tanh_f * tanh_f) * c_before,

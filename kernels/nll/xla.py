@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from syscall_lm.kernels import elementary
 from syscall_lm.kernels.blocks import scan_blocks
 from syscall_lm.kernels.projection import weight_gradient
 
@@ -28,7 +29,7 @@ def of_rows(h, w_out, b_out, targets):
     logits = h @ w_out + b_out
     highest = logits.max(-1)
     chosen = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
-    shifted = jnp.exp(logits - highest[..., None])
+    shifted = elementary.exp_of_negative(logits - highest[..., None])
     total = shifted.sum(-1)
     return jnp.log(total) + highest - chosen, chosen >= highest, shifted, total
 

@@ -1,9 +1,8 @@
 """The recurrence in clusters of two blocks, the last of which has lanes to spare, against the reference.
 
-Run by test_hopper.py with the number of stages. Measured, of the greatest: states 4e-3, gradients 6e-3.
+Run by test_hopper.py. One stage for the gradients of two blocks, so that buffers are used again. Measured, of the
+greatest: states 4e-3, gradients 6e-3. The interpreter of jax 0.10 sees no races with copies that are under way.
 """
-
-import sys
 
 import jax
 import numpy as np
@@ -16,7 +15,7 @@ from syscall_lm.kernels.lstm import mosaic_gpu
 
 STEPS, LANES, CELLS = 3, 130, 40
 choice.interpret = InterpretGPUParams(detect_races=True)
-mosaic_gpu.plan = lambda cells, backward=False: mosaic_gpu.Plan(2, int(sys.argv[1]) * backward)
+mosaic_gpu.plan = lambda cells, backward=False: mosaic_gpu.Plan(2, int(backward))
 rng = np.random.default_rng(0)
 x = rng.normal(size=(STEPS, LANES, 4 * CELLS)).astype(np.float32)
 w_hh = rng.normal(size=(CELLS, 4 * CELLS)).astype(np.float32) / 6
