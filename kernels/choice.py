@@ -59,24 +59,26 @@ def dispatch(
     implementations: Mapping[str, Any],
     name: str | None,
     arguments: tuple[Any, ...],
-    on_hopper: str = "mosaic_gpu",
+    on_hopper: tuple[str, ...] = ("mosaic_gpu",),
 ) -> Any:
-    """Calls the implementation `name`, or without one `on_hopper` where that is what this device is, else "xla".
+    """Calls the implementation `name`, or without one the best for this device.
+
+    On NVIDIA Hopper those of `on_hopper` are tried in turn, then, as elsewhere, "xla".
 
     Raises:
       ValueError: no such implementation, or one that cannot run on this device or with these arguments.
     """
-    name = name or _preferred
+    name = name or (_preferred if _preferred in implementations else None)
     if name is not None and name not in implementations:
         raise ValueError(f"implementation={name!r}: there are {', '.join(implementations)}")
     if name == "mosaic_gpu" and not available():
         device = jax.devices()[0].device_kind
         raise ValueError(f"implementation='mosaic_gpu' needs an NVIDIA Hopper GPU; this is {device}")
-    if name is None and _is_hopper():
+    for best in on_hopper if name is None and _is_hopper() else ():
         try:
-            if not on_one_device():
+            if best == "mosaic_gpu" and not on_one_device():
                 raise Unsuitable("its arrays may be split over several devices, which only `shard_map` says how")
-            return implementations[on_hopper](*arguments)
+            return implementations[best](*arguments)
         except Unsuitable as why:
             _log_once(operation, str(why))
     return implementations[name or "xla"](*arguments)
@@ -92,4 +94,4 @@ def on_one_device() -> bool:
 
 @functools.cache
 def _log_once(operation: str, why: str) -> None:
-    logging.getLogger(__name__).warning("%s runs through XLA: %s", operation, why)
+    logging.getLogger(__name__).warning("%s does without its kernel: %s", operation, why)

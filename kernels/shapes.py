@@ -22,7 +22,7 @@ class ModelShape:
         return f"{self.layers}x{self.cells}"
 
 
-# Kim et al., section 3.2, and one whose weights fit into a block's shared memory.
+# Kim et al., section 3.2, and a smaller one.
 MODELS = tuple(ModelShape(layers, cells) for layers, cells in ((1, 200), (1, 400), (2, 400), (1, 128)))
 ODD = (ModelShape(1, 33, 70), ModelShape(2, 7, 5))  # nothing is a multiple of anything
 LANES = (4096, 8448, 16_896)  # the last two give 132 multiprocessors one block each, of 64 and of 128 lanes

@@ -6,7 +6,7 @@ forward and the gradients of the gates backward, is a result anyway: each block 
 cluster meets at a barrier, and each reads what the others wrote, from L2. So a step takes the time of that exchange,
 some microseconds, whatever the number of lanes, until blocks outnumber multiprocessors.
 
-Operands and all arrays that steps read or write are bfloat16; c, sums and the gates' arithmetic are float32.
+Operands, gates, h and all gradients between steps are bfloat16; c, sums and the gates' arithmetic are float32.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ class Plan:
 
     @property
     def rooms(self) -> int:
-        """Blocks that share what one block would have alone: the interpreter knows no clusters, see `place`."""
+        """Blocks that share what one block would have alone where kernels are interpreted, see `place`."""
         return 1 if choice.interpret is None else self.parts
 
     @property
@@ -70,7 +70,7 @@ def lstm(x, w_hh, reset, carry):
     """See `api.lstm`.
 
     Raises:
-      Unsuitable: not float32, or too many cells for a cluster.
+      Unsuitable: not float32, nothing to do, or too many cells for a cluster.
     """
     return run(x, w_hh, reset, carry)[:2]
 
@@ -92,14 +92,16 @@ def _backward(saved, gradients):
 lstm.defvjp(_forward, _backward)
 
 
-def check(x, w_hh) -> Plan:
+def check(x, w_hh, carry) -> Plan:
     """How to cut these up, by shape and type only.
 
     Raises:
       Unsuitable: see `lstm`.
     """
-    if any(array.dtype != jnp.float32 for array in (x, w_hh)):
-        raise choice.Unsuitable(f"mosaic_gpu takes float32, not {x.dtype} and {w_hh.dtype}")
+    if other := {str(array.dtype) for array in (x, w_hh, *carry)} - {"float32"}:
+        raise choice.Unsuitable(f"mosaic_gpu takes float32, not {', '.join(sorted(other))}")
+    if not x.size:
+        raise choice.Unsuitable("there is nothing to do for mosaic_gpu")
     return plan(w_hh.shape[0])
 
 
@@ -136,7 +138,7 @@ def run(x, w_hh, reset, carry, training: bool = False, cut: Plan | None = None):
     """
     steps, lanes, _ = x.shape
     cells = w_hh.shape[0]
-    cut = cut or check(x, w_hh)
+    cut = cut or check(x, w_hh, carry)
     width, height = cut.parts * CELLS, hopper.padded(lanes, LANES)
     tape = hopper.tape_of([hopper.gate_columns(hopper.pad(w_hh, (width, 4 * cells)), width)])
     keep = hopper.pad(1 - reset.astype(jnp.float32), (steps, height))
@@ -336,7 +338,8 @@ def run_backward(factors, w_hh, reset, dh_out, after, cut: Plan | None = None):
 def place(cut: Plan):
     """Which part of its cluster this block is, where its own things are in shared memory, and which lanes are its.
 
-    The interpreter knows no clusters: there a cluster's blocks are the warpgroups of one block, and all share its room.
+    The interpreter of jax 0.10 knows no barriers of clusters: where kernels are interpreted a cluster's blocks are the
+    warpgroups of one block, and all share its room.
     """
     part = jax.lax.axis_index("part")
     return part, 0 if choice.interpret is None else part, pl.ds(jax.lax.axis_index("cluster") * LANES, LANES)

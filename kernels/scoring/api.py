@@ -36,7 +36,7 @@ def score_tile(
     *,
     implementation: str | None = None,
 ) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
-    """Surprisal of every call of a tile; neither gates nor logits of a whole tile ever exist. Not differentiable.
+    """Surprisal of every call of a tile; logits of a whole tile never exist. Not differentiable.
 
     Args:
       table: `[V + 1, 4H]`, the embedding folded into the first layer's input gates, bias included.
@@ -71,6 +71,6 @@ def score_tile(
     for name, (shape, wanted) in expected.items():
         if shape != wanted:
             raise ValueError(f"{name} is {shape} and must be {wanted}, for w_out {w_out.shape}, inputs {inputs.shape}")
-    on_hopper = "mosaic_gpu" if lanes >= FEWEST_LANES * len(w_hh) else "by_layer"
+    on_hopper = ("mosaic_gpu", "by_layer") if lanes >= FEWEST_LANES * len(w_hh) else ("by_layer",)
     arguments = (table, list(w_hh), list(upper), w_out, b_out, inputs, targets, reset, list(carry))
     return choice.dispatch("score_tile", IMPLEMENTATIONS, implementation, arguments, on_hopper)

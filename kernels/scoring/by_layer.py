@@ -7,7 +7,7 @@ from syscall_lm.kernels.blocks import scan_blocks
 from syscall_lm.kernels.lstm import lstm
 from syscall_lm.kernels.nll import nll
 
-ROWS = 131_072  # calls whose gates are made together: 0.8 GB for 400 cells
+ROWS = 131_072  # calls whose gates are made together: 0.8 GB for 400 cells and each member
 
 
 def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry):

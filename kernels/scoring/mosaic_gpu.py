@@ -1,8 +1,8 @@
 """Scoring a tile in one launch on NVIDIA Hopper (see ring.py for how it is cut up).
 
-Device memory sees call numbers, surprisals, c and rows of the folded table, which are gathered straight into registers;
-everything else stays in registers and shared memory, or is weights that come from L2. New h leave group by group for
-device memory, since other groups still read the old ones, and come back together.
+Device memory sees call numbers, surprisals, c, h and rows of the folded table, which are gathered straight into
+registers; everything else stays in registers and shared memory, or is weights that come from L2. New h leave group by
+group, since other groups still read the old ones, and come back together.
 
 The log-sum-exp runs along with the head's products. Columns beyond V have a bias so low that their probability is zero.
 """
@@ -26,11 +26,13 @@ def check(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry) -> ri
     """The configuration for these shapes, by shape and type only.
 
     Raises:
-      Unsuitable: not float32, or too many cells, layers or calls for a block's shared memory.
+      Unsuitable: not float32, nothing to do, or too many cells or layers for a block's shared memory.
     """
     floats = [table, *w_hh, *jax.tree.leaves(upper), w_out, b_out, *jax.tree.leaves(carry)]
     if other := {str(array.dtype) for array in floats} - {"float32"}:
         raise choice.Unsuitable(f"mosaic_gpu takes float32, not {', '.join(sorted(other))}")
+    if not inputs.size:
+        raise choice.Unsuitable("there is nothing to do for mosaic_gpu")
     cells, vocabulary = w_out.shape
     return rings.choose_config(inputs.shape[1], operand_bytes(cells, len(w_hh)))
 
@@ -92,7 +94,8 @@ def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, 
                         before = hidden[warpgroup, layer, group].astype(jnp.float32)
                         hidden[warpgroup, layer, group] = (before * hopper.rows(kept, CELLS)).astype(jnp.bfloat16)
 
-                plgpu.commit_smem()
+                if layers > 1:
+                    plgpu.commit_smem()
                 for layer in range(layers):
                     operands = h[0] if layer == 0 else h[layer] + h[layer - 1]
 

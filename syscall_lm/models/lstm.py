@@ -176,7 +176,7 @@ def step(folded: Params, state: State, inputs: HostArray, reset: HostArray) -> t
 
 
 def score(folded: Params, state: State, inputs: HostArray, targets: HostArray, reset: HostArray) -> tuple[State, Array]:
-    """Surprisal of every call of a tile; the head stays inside the recurrence, so that `[T, B, V]` never exists.
+    """Surprisal of every call of a tile; logits `[T, B, V]` never exist.
 
     Args:
       folded: what `fold` returns.

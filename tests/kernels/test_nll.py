@@ -26,6 +26,7 @@ def arguments(leading, dtype=np.float32, seed=0) -> Any:
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
+    monkeypatch.setattr(xla, "BLOCK_ROWS_ON_GPU", 8)
     monkeypatch.setattr(xla, "BLOCK_ROWS", 8)  # several blocks and a remainder within these shapes
 
 

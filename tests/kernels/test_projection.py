@@ -14,12 +14,13 @@ def test_a_projections_gradient_is_that_of_a_product():
         np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
-def test_the_gradient_of_rows_is_the_sum_of_all_that_were_read(backend, monkeypatch):
+@pytest.mark.parametrize(("backend", "devices"), [("cpu", 1), ("gpu", 1), ("gpu", 2)])
+def test_the_gradient_of_rows_is_the_sum_of_all_that_were_read(backend, devices, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
     rng = np.random.default_rng(0)
-    table, weights = (rng.normal(size=size).astype(np.float32) for size in [(6, 4), (5, 3, 4)])
-    numbers = rng.integers(0, 5, (5, 3))  # many twice, the last never
+    table, weights = (rng.normal(size=size).astype(np.float32) for size in [(6, 4), (8, 6, 4)])
+    numbers = rng.integers(0, 5, (8, 6))  # many twice, the last never
     np.testing.assert_array_equal(rows_of(table, numbers), table[numbers])
     gradient = jax.grad(lambda table: (weights * rows_of(table, numbers)).sum())(table)
     expected = np.zeros_like(table)
