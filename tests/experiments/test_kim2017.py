@@ -220,7 +220,7 @@ def interrupted(names, benchmark, size, members, results, keep):
     return compare(names, benchmark, size, members, results, stop)
 def main(argv):
     module.comparison.compare = interrupted if "stop" in argv else compare
-    real([])
+    real()
 real = module.main
 main.__module__ = real.__module__
 module.main = main
