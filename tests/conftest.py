@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
@@ -33,6 +34,10 @@ _AS_USERS = ("kernels", "models", "test_scoring.py", "test_command.py")  # what 
 if _OPTIMISATIONS not in os.environ:
     os.environ[_OPTIMISATIONS] = "1"
     jax.config.update("jax_disable_most_optimizations", True)
+
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # a slow moment of a machine is no defect
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="module", autouse=True)
