@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from syscall_lm import cpu
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.models import lstm, shapes
 from syscall_lm.models.store import Member
@@ -171,7 +172,7 @@ class Scorer:
     ) -> tuple[list[lstm.State], list[Array]]:
         mesh = _mesh(tile.inputs.shape[1])
         groups = zip(self._groups_on(mesh), states, strict=True)
-        results = [_on_devices(function, group, state, tile, mesh) for group, state in groups]
+        results = [_program()(function, group, state, tile, mesh) for group, state in groups]
         return [state for state, _ in results], [values for _, values in results]
 
     def _groups_on(self, mesh: Mesh) -> list[Params]:
@@ -214,7 +215,12 @@ def _layout(mesh: Mesh, spec: PartitionSpec) -> jax.sharding.Sharding:
     return NamedSharding(mesh, spec) if mesh.size > 1 else jax.sharding.SingleDeviceSharding(mesh.devices.item())
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4), donate_argnums=2)
+@functools.cache
+def _program() -> Callable[..., tuple[lstm.State, Array]]:
+    """`_on_devices` as a program; made when it is first used, since its options depend on the devices."""
+    return jax.jit(_on_devices, static_argnums=(0, 4), donate_argnums=2, compiler_options=cpu.scoring_options())
+
+
 def _on_devices(
     function: _OfMember, group: Params, state: lstm.State, tile: packing.Tile, mesh: Mesh
 ) -> tuple[lstm.State, Array]:

@@ -49,7 +49,7 @@ def of_archive(training_file: pathlib.Path, detection_file: pathlib.Path) -> lis
     """Accuracy and detection on one archive."""
     training = settings.read_results(training_file, "train")
     detection = settings.read_results(detection_file, "detection") if detection_file.exists() else None
-    chosen = training["settings"]
+    chosen, device = training["settings"], training["environment"]["device"]
     lines = [
         f"## {training['archive']}",
         "",
@@ -62,8 +62,8 @@ def of_archive(training_file: pathlib.Path, detection_file: pathlib.Path) -> lis
         "it calls predicted / calls. The loss is in nats per call; training figures are averages over the best epoch, "
         "while it learns. The AUC tells attacks from normal traces, by a trace's mean, by its highest 60 calls, and "
         "for single windows; false alarms and detections are those at the threshold from held-out traces for 1 %. Time "
-        "is that of all epochs and seeds together, without the held-out windows, on cores that other work may have "
-        "shared. A window that its trace's end cuts off is none of these; one at its beginning is, whose input is "
+        f"is that of all epochs and seeds together, without the held-out windows, on {device}, which other work may "
+        "have shared. A window that its trace's end cuts off is none of these; one at its beginning is, whose input is "
         "partly filled up. The seeds differ in their initialisation; the order of the windows and the held-out traces "
         "are the same. The traces are as they were recorded, none of the paper's filters is used: these recordings "
         "tell neither times nor doubles, and repeated calls belong to what is normal. The paper's figures are for "
@@ -208,7 +208,7 @@ def times(result: dict[str, Any], gpu: dict[str, Any] | None = None) -> list[str
     measured_on = gpu["environment"]["device"] if gpu else "GPU"
     of_gpu = gpu["rows"] if gpu else []
     on_gpu = {(row["model"], row["length"]): f"{row['seconds_per_epoch']:.2f}" for row in of_gpu}
-    device = f"{result['environment']['device']} ({result['cores']} cores)"
+    device = device_of(result)
     lines = [
         "## Tables 1 and 2: time per epoch",
         "",
@@ -242,7 +242,21 @@ def times(result: dict[str, Any], gpu: dict[str, Any] | None = None) -> list[str
         "as many calls a minibatch, in the same rounds; the ratio is the median over rounds, with a 95 % interval over "
         "them. Latency: from a call to its answer in a stream with carried state, in a watch that judges windows, and "
         "if the call's whole window is read anew: median (lowest to highest median of a round) / 99 %.",
-        "",
+    ]
+    for one in (result, gpu) if gpu else (result,):
+        lines += ["", f"On {device_of(one)}:", "", *speeds(one)]
+    return [*lines, "", costs(result), "", claimed_time(result), *(["", claimed_time(gpu)] if gpu else []), ""]
+
+
+def device_of(result: dict[str, Any]) -> str:
+    """What was measured on."""
+    device = result["environment"]["device"]
+    return f"{device} ({result['cores']} cores)" if device == "cpu" else device
+
+
+def speeds(result: dict[str, Any]) -> list[str]:
+    """Training beside the language model, and latency, on one device."""
+    lines = [
         "| model | L | parameters | calls/s | language model, calls/s | ratio | stream, µs | watch, µs | "
         "whole window, µs |",
         "|---" * 9 + "|",
@@ -263,9 +277,6 @@ def times(result: dict[str, Any], gpu: dict[str, Any] | None = None) -> list[str
         f"{default['dropout']}) learns {default['calls_per_second']:,.0f} calls/s.",
         "",
         goal(result),
-        "",
-        claimed_time(result),
-        "",
     ]
 
 
@@ -276,8 +287,8 @@ def claimed_time(result: dict[str, Any]) -> str:
     first, second = settings.MODELS
     told = ", ".join(f"L = {n}: {seconds[first, n]:.2f} s against {seconds[second, n]:.2f} s an epoch" for n in lengths)
     return (
-        "The paper concludes that the encoder-decoder takes less time to train than the autoencoder: "
-        f"{_holds(all(seconds[first, n] < seconds[second, n] for n in lengths))} ({told})."
+        "The paper concludes that the encoder-decoder takes less time to train than the autoencoder: on "
+        f"{device_of(result)} that {_holds(all(seconds[first, n] < seconds[second, n] for n in lengths))} ({told})."
     )
 
 
@@ -291,18 +302,27 @@ def latency(measured: dict[str, Any] | None) -> str:
 
 
 def goal(result: dict[str, Any]) -> str:
-    """Whether the encoder-decoder is as fast to train per call as the language model, and why not."""
+    """Whether the encoder-decoder is as fast to train per call as the language model."""
     rows = [row for row in result["rows"] if row["model"] == settings.MODELS[0]]
-    ratios = {row["length"]: row["language_model_ratio"] for row in rows}
     told: dict[str, list[str]] = {"met": [], "missed": [], "neither met nor missed for certain": []}
-    for length, (ratio, low, high) in ratios.items():
+    for row in rows:
+        ratio, low, high = row["language_model_ratio"]
         verdict = "met" if low >= 1 else "missed" if high < 1 else "neither met nor missed for certain"
-        told[verdict].append(f"{length} ({ratio:.2f})")
+        told[verdict].append(f"{row['length']} ({ratio:.2f})")
     text = "The goal, an encoder-decoder that is as fast to train per call as the language model (ratio 1), is "
-    text += " and ".join(f"{verdict} for L = {', '.join(lengths)}" for verdict, lengths in told.items() if lengths)
-    text += (
-        ". For each call it runs two LSTM steps, one after the other; the language model runs one. Equal windows of a "
-        "minibatch are computed once, which the language model, whose states go on, cannot do."
+    return (
+        text
+        + " and ".join(f"{verdict} for L = {', '.join(lengths)}" for verdict, lengths in told.items() if lengths)
+        + "."
+    )
+
+
+def costs(result: dict[str, Any]) -> str:
+    """What a call costs either model to learn."""
+    rows = [row for row in result["rows"] if row["model"] == settings.MODELS[0]]
+    text = (
+        "For each call the encoder-decoder runs two LSTM steps, one after the other; the language model runs one. On "
+        "CPUs equal windows of a minibatch are computed once, which the language model, whose states go on, cannot do."
     )
     if (v := result.get("vocabulary_size")) is None:
         return text
@@ -310,15 +330,16 @@ def goal(result: dict[str, Any]) -> str:
     language_model = lstm.Shape(v, h)
     own = encoder_decoder.Shape(v, rows[0]["length"], h).flops_per_call
     rows_read = result["calls_that_occur"] + 1  # and GO
-    folding = [16 * h * h * rows_read / (result["minibatch_windows"] * length) / 1000 for length in ratios]
-    folding_all = [8 * h * h * (v + 1) / (result["minibatch_windows"] * length) / 1000 for length in ratios]
+    minibatches = [result["minibatch_windows"] * row["length"] for row in rows]
+    folding = [16 * h * h * rows_read / calls / 1000 for calls in minibatches]
+    folding_all = [8 * h * h * (v + 1) / calls / 1000 for calls in minibatches]
     more, its_more = (", ".join(f"{cost:.0f}" for cost in costs) for costs in (folding, folding_all))
     return (
         f"{text} At H = {h}, V = {v} a call costs {own / 1000:.0f} kFLOP to score, the language model's "
         f"{language_model.flops_per_call / 1000:.0f}. To train them (forward) it is {own / 1000:.0f} and, to fold the "
         f"embedding of the {result['calls_that_occur']} calls that occur into both layers once a minibatch, {more} "
-        f"more for L = {', '.join(map(str, ratios))}; the language model folds all {v} calls into its one layer, "
-        f"{its_more} more."
+        f"more for L = {', '.join(str(row['length']) for row in rows)}; the language model folds all {v} calls into "
+        f"its one layer, {its_more} more."
     )
 
 

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from syscall_lm.experiments.benchmarking import gpu_cases, gpu_rows
+from syscall_lm.experiments.benchmarking import gpu_cases, gpu_checks, gpu_rows
 from syscall_lm.kernels import choice, shapes
 from syscall_lm.models import lstm
 from syscall_lm.traces.archive import TraceArchiveWriter
@@ -82,7 +82,7 @@ def test_what_is_trained_on_a_gpu_runs_on_any_device(name):
 
 
 def test_what_checks_whole_programs_finds_nothing_here():
-    for check in (gpu_cases.check_scorer, gpu_cases.check_training):
+    for check in (gpu_checks.check_scorer, gpu_checks.check_training):
         found = check(shapes.ModelShape(2, 4, 6), "xla")()
         assert found["difference"] < 1e-5 < found["bound"]
 
@@ -95,7 +95,7 @@ def test_scores_and_auc_of_a_trained_model_are_compared(tmp_path, tiny_model):
             label, split = ATTACK if attack else NORMAL, "train" if number < 4 else "test"
             writer.write(Trace(calls, f"t{number}", label=label, family="f" * attack, split=split))
     model = tiny_model(tmp_path / "model", vocabulary, ("1x4", "encoder-decoder-3x4"))
-    (case,) = gpu_cases.scores(str(model), str(tmp_path / "archive"), "reference")
+    (case,) = gpu_checks.scores(str(model), str(tmp_path / "archive"), "reference")
     row = gpu_rows.attempt([case], 1, 1e12)[0]
     assert row["case"] == "check scores of archive by 1x4.1"
     assert row["difference"] < 1e-5 and row["largest_difference"] < 1e-5

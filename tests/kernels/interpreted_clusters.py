@@ -9,7 +9,7 @@ import numpy as np
 from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks
 from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 
-from syscall_lm.experiments.benchmarking import gpu_cases
+from syscall_lm.experiments.benchmarking import gpu_checks
 from syscall_lm.kernels import choice, lstm
 from syscall_lm.kernels.lstm import mosaic_gpu
 
@@ -39,9 +39,9 @@ def both(implementation):
 
 
 (found, found_states), (expected, states) = both("mosaic_gpu"), both("reference")
-assert gpu_cases.greatest_difference(found_states, states) < 8e-3
+assert gpu_checks.greatest_difference(found_states, states) < 8e-3
 for gradient, right in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-    apart = gpu_cases.greatest_difference(gradient, right)
+    apart = gpu_checks.greatest_difference(gradient, right)
     assert apart < 1e-2 * np.abs(right).max(), (apart, np.abs(right).max())
 assert not any(races)
 print("equal, no races")

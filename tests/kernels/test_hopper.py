@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from syscall_lm.experiments.benchmarking import gpu_cases
+from syscall_lm.experiments.benchmarking import gpu_checks
 from syscall_lm.kernels import choice, hopper, lstm, scoring, shapes
 from syscall_lm.kernels.lstm import mosaic_gpu as mosaic_lstm
 from syscall_lm.kernels.scoring import api as scoring_api
@@ -24,7 +24,7 @@ def lower(function, *arguments):
 
 def test_the_kernels_lower_for_hopper():
     streamed = ring.Config(2, 4)
-    tile = gpu_cases.tile(shapes.ModelShape(2, 33, 70), 3, 130)
+    tile = gpu_checks.tile(shapes.ModelShape(2, 33, 70), 3, 130)
     assert "mosaic_gpu" in lower(lambda *tile: mosaic_scoring.score_tile(*tile, config=streamed), *tile)
     state = np.zeros((130, 33), np.float32)
     inputs = np.zeros((3, 130, 132), np.float32), np.zeros((33, 132), np.float32), np.zeros((3, 130), bool)
@@ -41,11 +41,11 @@ def test_the_kernels_lower_for_hopper():
 @pytest.mark.parametrize("config", [ring.Config(2, 5), ring.Config(2, 24)], ids=str)
 def test_warpgroups_blocks_and_a_ring_that_streams_change_nothing(implementation, config):
     """Two blocks, the second of which is not full, and a ring that holds fewer tiles than a step has, or all."""
-    *arrays, inputs, targets, reset, carry = gpu_cases.tile(shapes.ModelShape(1, 40, 70), 3, 130)
+    *arrays, inputs, targets, reset, carry = gpu_checks.tile(shapes.ModelShape(1, 40, 70), 3, 130)
     calls = inputs, targets, reset, carry
     found = mosaic_scoring.score_tile(*arrays, *calls, config=config)
     expected = scoring.score_tile(*arrays, *calls, implementation="reference")
-    assert gpu_cases.greatest_difference(found, expected) < 8e-3
+    assert gpu_checks.greatest_difference(found, expected) < 8e-3
     assert implementation
 
 
@@ -60,7 +60,7 @@ def test_blocks_of_a_cluster_and_gradients_in_parts_change_nothing_and_do_not_ra
 
 @pytest.mark.parametrize("shape", shapes.MODELS, ids=str)
 def test_real_shapes_lower_for_hopper(shape):
-    tile = jax.eval_shape(lambda: gpu_cases.tile(shape, 1, shapes.LANES[0]))
+    tile = jax.eval_shape(lambda: gpu_checks.tile(shape, 1, shapes.LANES[0]))
     assert "mosaic_gpu" in lower(mosaic_scoring.score_tile, *tile)
 
 
@@ -134,7 +134,7 @@ def test_what_was_measured_to_be_fastest_is_chosen(monkeypatch):
     monkeypatch.setattr(scoring_api, "IMPLEMENTATIONS", implementations)
 
     def chosen(shape, lanes):
-        return scoring.score_tile(*jax.eval_shape(lambda: gpu_cases.tile(shape, 1, lanes)))
+        return scoring.score_tile(*jax.eval_shape(lambda: gpu_checks.tile(shape, 1, lanes)))
 
     one, two = shapes.ModelShape(1, 33, 70), shapes.ModelShape(2, 7, 5)
     assert chosen(one, 4096) == "xla"
@@ -181,7 +181,7 @@ def test_pallas_is_imported_by_those_who_need_it_only():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not choice.available(), reason="needs an NVIDIA Hopper GPU")
-@pytest.mark.parametrize("case", list(gpu_cases.correctness()), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", list(gpu_checks.correctness()), ids=lambda case: case.name)
 def test_on_the_chip_kernels_equal_the_reference(case):
     outcome = case.make()()
     assert outcome["difference"] <= outcome["bound"]

@@ -1,0 +1,200 @@
+"""The cases of `gpu_check` that tell whether kernels are right: each against a reference in float32."""
+
+import functools
+import math
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from syscall_lm import training as lm_training
+from syscall_lm.experiments import data
+from syscall_lm.experiments.benchmarking.gpu_rows import Case
+from syscall_lm.kernels import choice, shapes
+from syscall_lm.kernels import lstm as lstm_kernel
+from syscall_lm.kernels import scoring as scoring_kernel
+from syscall_lm.models import language_model, lstm, store
+from syscall_lm.models.store import Member
+from syscall_lm.scoring import Scorer
+from syscall_lm.traces.archive import TraceArchive
+from syscall_lm.traces.trace import Sequences
+
+# On an H200 surprisals differed by up to 1.9e-2, states by 7e-3, gradients by 2.8e-3 of the greatest, scores of real
+# traces by 2.5e-2 (results/gpu).
+SURPRISAL_BOUND, STATE_BOUND, GRADIENT_BOUND, SCORE_BOUND = 2e-2, 1e-2, 5e-3, 5e-2
+
+
+def tile(shape: shapes.ModelShape, steps: int, lanes: int, seed: int = 0) -> tuple[Any, ...]:
+    """Random arguments of `score_tile`, one call in fifty a trace's start."""
+    rng = np.random.default_rng(seed)
+    params = language_model.initialise(jax.random.key(seed), lstm.Shape(shape.vocabulary, shape.cells, shape.layers))
+    folded = lstm.fold(params)
+    layers = [folded["layers"][str(number)] for number in range(shape.layers)]
+    targets = rng.integers(0, shape.vocabulary, (steps, lanes)).astype(np.int32)
+    reset = rng.random((steps, lanes)) < 0.02
+    inputs = np.where(reset, shape.vocabulary, np.roll(targets, 1, 0)).astype(np.int32)
+    carry = [tuple(rng.normal(size=(lanes, shape.cells)).astype(np.float32) for _ in range(2)) for _ in layers]
+    # Weights of trained models are larger than fresh ones, and errors grow with them.
+    table, head = 10 * folded["table"], (4 * folded["w_out"], folded["b_out"])
+    arrays = (
+        table,
+        [layer["w_hh"] for layer in layers],
+        [(layer["w_ih"], layer["b"]) for layer in layers[1:]],
+        *head,
+        inputs,
+        targets,
+        reset,
+        carry,
+    )
+    return jax.device_put(arrays)
+
+
+def greatest_difference(actual: Any, expected: Any) -> float:
+    """Over all leaves; NaN where anything is NaN."""
+    pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
+    return float(np.max([jnp.max(jnp.abs(a - b)) for a, b in pairs]))
+
+
+def correctness() -> Iterator[Case]:
+    """Every kernel against the float32 reference, then the programs that use them."""
+    for shape in (*shapes.MODELS, *shapes.ODD):
+        for steps, lanes in ((1, 1), (66, 300), (3, shapes.LANES[-1])):
+            yield Case(
+                f"check score_tile {shape}, T {steps}, B {lanes}",
+                functools.partial(check_scoring, shape, steps, lanes),
+            )
+        yield Case(f"check lstm {shape} with gradient", functools.partial(check_lstm, shape))
+    for shape in shapes.MODELS[:3]:
+        for implementation in ("xla", "by_layer"):
+            make = functools.partial(check_scoring, shape, 66, 300, implementation)
+            yield Case(f"check score_tile {shape}, T 66, B 300, {implementation}", make)
+        yield Case(f"check Scorer, two members of {shape}", functools.partial(check_scorer, shape))
+        yield Case(f"check a training step of {shape}", functools.partial(check_training, shape))
+
+
+def check_scoring(
+    shape: shapes.ModelShape, steps: int, lanes: int, implementation: str = "mosaic_gpu"
+) -> Callable[[], dict[str, float]]:
+    """Surprisals and states of one tile, and of two with carried state."""
+
+    def run() -> dict[str, float]:
+        *arrays, inputs, targets, reset, carry = tile(shape, steps, lanes)
+        score = functools.partial(scoring_kernel.score_tile, *arrays)
+        with jax.default_matmul_precision("highest"):
+            expected = score(inputs, targets, reset, carry, implementation="reference")
+        actual = score(inputs, targets, reset, carry, implementation=implementation)
+        half = steps // 2
+        if (
+            half == steps - half and implementation == "mosaic_gpu"
+        ):  # one program for both halves, XLA may choose others
+            first, between = score(inputs[:half], targets[:half], reset[:half], carry, implementation=implementation)
+            rest, _ = score(inputs[half:], targets[half:], reset[half:], between, implementation=implementation)
+            if (apart := greatest_difference(jnp.concatenate([first, rest]), actual[0])) > 1e-5:
+                raise ArithmeticError(f"two tiles with carried state differ from one by {apart}")
+        return {"difference": greatest_difference(actual, expected), "bound": SURPRISAL_BOUND}
+
+    return run
+
+
+def check_lstm(shape: shapes.ModelShape) -> Callable[[], dict[str, float]]:
+    """The recurrence's outputs and its gradients."""
+
+    def run() -> dict[str, float]:
+        rng = np.random.default_rng(0)
+        steps, lanes, cells = 33, 130, shape.cells
+        x = jnp.asarray(rng.normal(size=(steps, lanes, 4 * cells)), jnp.float32)
+        w_hh = jnp.asarray(rng.normal(size=(cells, 4 * cells)) / math.sqrt(cells), jnp.float32)
+        reset = jnp.asarray(rng.random((steps, lanes)) < 0.05)
+        carry = tuple(jnp.asarray(rng.normal(size=(lanes, cells)), jnp.float32) for _ in range(2))
+
+        def loss(implementation, x, w_hh, carry):
+            h, after = lstm_kernel.lstm(x, w_hh, reset, carry, implementation=implementation)
+            return jnp.mean(h * x[..., :cells]) + jnp.mean(after[0] * after[1]), (h, after)
+
+        def both(implementation):
+            gradient = jax.grad(functools.partial(loss, implementation), argnums=(0, 1, 2), has_aux=True)
+            return jax.jit(gradient)(x, w_hh, carry)
+
+        with jax.default_matmul_precision("highest"):
+            expected_gradient, expected = both("reference")
+        gradient, actual = both("mosaic_gpu")
+        scale = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(expected_gradient))
+        apart = greatest_difference(gradient, expected_gradient) / scale
+        if not apart <= GRADIENT_BOUND:
+            raise ArithmeticError(f"gradients differ by {apart} of the greatest")
+        return {"difference": greatest_difference(actual, expected), "bound": STATE_BOUND}
+
+    return run
+
+
+def check_scorer(shape: shapes.ModelShape, implementation: str = "mosaic_gpu") -> Callable[[], dict[str, float]]:
+    """A kernel where `score` may run it: members of one shape together, packed lanes; against the reference."""
+
+    def run() -> dict[str, float]:
+        whole = lstm.Shape(shape.vocabulary, shape.cells, shape.layers)
+        members = [Member(str(i), whole, language_model.initialise(jax.random.key(i), whole)) for i in range(2)]
+        rng = np.random.default_rng(0)
+        traces = Sequences.from_list(rng.integers(0, shape.vocabulary, n) for n in rng.integers(1, 300, 400))
+        with choice.preferring(implementation):
+            actual = Scorer(members).surprisal(traces)
+        jax.clear_caches()
+        with choice.preferring("reference"), jax.default_matmul_precision("highest"):
+            expected = Scorer(members).surprisal(traces)
+        jax.clear_caches()
+        return {"difference": greatest_difference(actual, expected), "bound": SURPRISAL_BOUND}
+
+    return run
+
+
+def check_training(shape: shapes.ModelShape, implementation: str = "mosaic_gpu") -> Callable[[], dict[str, float]]:
+    """The gradient of a minibatch's loss with a kernel in `train`, against XLA's in float32, of the greatest entry."""
+
+    def run() -> dict[str, float]:
+        whole = lstm.Shape(shape.vocabulary, shape.cells, shape.layers)
+        sequences = Sequences.from_list(np.random.default_rng(0).integers(0, shape.vocabulary, (64, 48)))
+        recipe = lm_training.Recipe(minibatch_calls=64 * 48, steps=48, dropout=0.0)
+        objective = lm_training.LanguageModelling(whole, recipe, sequences, sequences)
+        params = language_model.initialise(jax.random.key(0), whole)
+        batch = objective.gather(next(iter(objective.plans(0))))
+
+        def loss(params):
+            return objective.loss(params, jax.random.key(1), objective.initial_carry(params), batch)[0]
+
+        with choice.preferring(implementation):
+            actual = jax.jit(jax.grad(loss))(params)
+        jax.clear_caches()
+        with choice.preferring("xla"), jax.default_matmul_precision("highest"):
+            expected = jax.jit(jax.grad(loss))(params)
+        scale = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(expected))
+        return {"difference": greatest_difference(actual, expected) / scale, "bound": GRADIENT_BOUND}
+
+    return run
+
+
+def scores(model: str, archive: str, implementation: str = "mosaic_gpu") -> Iterator[Case]:
+    """What a kernel's precision does to the scores and the AUC of a trained model, member by member."""
+    for member in store.load(pathlib.Path(model)).members:
+        if isinstance(member.shape, lstm.Shape):
+            check = functools.partial(check_scores, member, archive, implementation)
+            yield Case(f"check scores of {pathlib.Path(archive).name} by {member.name}", check)
+
+
+def check_scores(member: Member, path: str, implementation: str) -> Callable[[], dict[str, float]]:
+    """Scores through a kernel against XLA's in float32; told too: a call's surprisal, ranks and AUC."""
+
+    def run() -> dict[str, float]:
+        benchmark = data.benchmark(TraceArchive(path))
+        jax.clear_caches()
+        with choice.preferring(implementation):
+            actual = Scorer([member]).surprisal(benchmark.traces)[0]
+        jax.clear_caches()
+        with choice.preferring("xla"), jax.default_matmul_precision("highest"):
+            expected = Scorer([member]).surprisal(benchmark.traces)[0]
+        jax.clear_caches()
+        effect = benchmark.effect(actual, expected)
+        return {"difference": effect["largest_difference_of_a_score"], "bound": SCORE_BOUND, **effect}
+
+    return run
