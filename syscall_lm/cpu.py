@@ -4,6 +4,8 @@ import ctypes
 import functools
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 # glibc's mallopt(3)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
@@ -21,26 +23,42 @@ def one_device_a_core() -> None:
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
 
-# XLA hands products and sums to a library, YNNPACK. Without its products, with Eigen's, two cores score a tile 1.05
-# (1x200) to 1.09 times (2x400) as fast; its sums are worth keeping. Training is no faster, so it has XLA's choice.
-_SCORING = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+# XLA hands products and sums to a library, YNNPACK. With Eigen's products instead two cores score a tile 1.05 (1x200)
+# to 1.09 times (2x400) as fast and learn windows 1.1 to 1.3 times; the library's sums are worth keeping.
+_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+
+
+def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """`jax.jit` with what XLA should be told on a CPU, found when it is first called.
+
+    What it makes cannot be called from another such program: options are those of a whole one.
+    """
+
+    @functools.cache
+    def program() -> Callable[..., Any]:
+        import jax
+
+        return jax.jit(function, compiler_options=_compiler_options(), **options)
+
+    @functools.wraps(function)
+    def call(*args: Any, **named: Any) -> Any:
+        return program()(*args, **named)
+
+    return call
 
 
 @functools.cache
-def scoring_options() -> dict[str, str] | None:
-    """What XLA is told when it compiles the scoring of tiles (`jax.jit`'s `compiler_options`).
-
-    None for anything but a CPU, and if this version of XLA has no such option.
-    """
+def _compiler_options() -> dict[str, str] | None:
+    """None for anything but a CPU, and if this version of XLA has no such option."""
     import jax
 
     if jax.default_backend() != "cpu":
         return None
     try:
-        jax.jit(lambda: 0, compiler_options=_SCORING)()
+        jax.jit(lambda: 0, compiler_options=_OPTIONS)()
     except jax.errors.JaxRuntimeError:
         return None
-    return _SCORING
+    return _OPTIONS
 
 
 def keep_freed_memory() -> None:

@@ -28,7 +28,7 @@ from syscall_lm.types import Array, HostArray, Params
 
 SCHEDULES = ("constant", "cosine")
 Origin = tuple[HostArray, HostArray]  # of all that is random: the seed's key data, uint32 [2]; member numbers [M]
-CORE_FLOPS = 4e8  # of a step; a core that is left less costs more time than it saves (measured on two)
+CORE_FLOPS = 7e8  # of a step; a core that is left less costs more time than it saves (measured on two)
 # Steps that one call of a GPU's program takes. The host needs 1.1 ms for a call, an H200 0.2 ms for a minibatch of 256
 # windows (results/gpu); of more than one device, or on a CPU, a call takes one step.
 TOGETHER = 8
@@ -257,7 +257,7 @@ def begin(
 
     layout = _layout(initial, mesh)
     compiled_one, compiled_several = (
-        jax.jit(program, donate_argnums=0, static_argnames="lanes", out_shardings=layout) for program in (one, several)
+        cpu.jit(program, donate_argnums=0, static_argnames="lanes", out_shardings=layout) for program in (one, several)
     )
 
     def step(state: dict[str, Any], *plans: np.ndarray) -> dict[str, Any]:

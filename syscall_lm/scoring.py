@@ -172,7 +172,7 @@ class Scorer:
     ) -> tuple[list[lstm.State], list[Array]]:
         mesh = _mesh(tile.inputs.shape[1])
         groups = zip(self._groups_on(mesh), states, strict=True)
-        results = [_program()(function, group, state, tile, mesh) for group, state in groups]
+        results = [_program(function, group, state, tile, mesh) for group, state in groups]
         return [state for state, _ in results], [values for _, values in results]
 
     def _groups_on(self, mesh: Mesh) -> list[Params]:
@@ -215,12 +215,6 @@ def _layout(mesh: Mesh, spec: PartitionSpec) -> jax.sharding.Sharding:
     return NamedSharding(mesh, spec) if mesh.size > 1 else jax.sharding.SingleDeviceSharding(mesh.devices.item())
 
 
-@functools.cache
-def _program() -> Callable[..., tuple[lstm.State, Array]]:
-    """`_on_devices` as a program; made when it is first used, since its options depend on the devices."""
-    return jax.jit(_on_devices, static_argnums=(0, 4), donate_argnums=2, compiler_options=cpu.scoring_options())
-
-
 def _on_devices(
     function: _OfMember, group: Params, state: lstm.State, tile: packing.Tile, mesh: Mesh
 ) -> tuple[lstm.State, Array]:
@@ -237,6 +231,9 @@ def _on_devices(
         share, mesh=mesh, in_specs=(PartitionSpec(), _BY_LANE, _BY_LANE), out_specs=results, check_vma=False
     )
     return shared_out(group, state, tile)
+
+
+_program = cpu.jit(_on_devices, static_argnums=(0, 4), donate_argnums=2)
 
 
 def _surprisal(folded: Params, state: lstm.State, tile: packing.Tile) -> tuple[lstm.State, Array]:
@@ -288,7 +285,7 @@ class Stream:
         self._previous[lane] = self._go
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4), donate_argnums=1)
+@functools.partial(cpu.jit, static_argnums=(3, 4), donate_argnums=1)
 def _push(
     groups: list[Params], states: list[lstm.State], read: HostArray, go: int, mesh: Mesh
 ) -> tuple[list[lstm.State], Array]:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from syscall_lm import loop, window_training
+from syscall_lm import cpu, loop, window_training
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.loop import SCHEDULES as SCHEDULES
 from syscall_lm.loop import Trained
@@ -250,7 +250,7 @@ def _make_evaluation(held_out: Sequences, go: int) -> Callable[[Params, Mesh], d
     def initial_carry(params: Params, mesh: Mesh) -> lstm.State:
         return mesh.padded(jax.vmap(lambda one: lstm.initial_state(one, lanes))(params))
 
-    @functools.partial(jax.jit, static_argnums=3)
+    @functools.partial(cpu.jit, static_argnums=3)
     def tile_sum(params: Params, carry: lstm.State, tile: packing.Tile, mesh: Mesh) -> tuple[Array, lstm.State]:
         def member(params, carry, tile):
             carry, nll = lstm.score(lstm.fold(params), carry, tile.inputs, tile.targets, tile.reset)

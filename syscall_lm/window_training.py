@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from syscall_lm import loop
+from syscall_lm import cpu, loop
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.loop import Trained
 from syscall_lm.mesh import Mesh
@@ -114,7 +114,7 @@ class WindowPrediction:
         self._train, self._held_out = (Windows(s, recipe.length, recipe.stride, go) for s in (train, held_out))
         self._known = np.unique(np.append(train.calls.astype(np.int64), go))  # held-out traces may hold other calls
         self.gather = self._train.gather_merged
-        self._judge = jax.jit(self._judge_members, static_argnums=2)
+        self._judge = cpu.jit(self._judge_members, static_argnums=2)
 
     @property
     def windows(self) -> tuple[int, int]:
