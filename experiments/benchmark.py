@@ -30,7 +30,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from syscall_lm import files
+from syscall_lm import cpu, files
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, provenance
 from syscall_lm.experiments.benchmarking import cases, roofline, worker
@@ -224,7 +224,7 @@ def memory_rate() -> float:
     return 3 * 2 * source.nbytes / (time.perf_counter() - start)
 
 
-@jax.jit
+@cpu.jit
 def _product(matrix: jax.Array) -> jax.Array:
     return matrix @ matrix
 
