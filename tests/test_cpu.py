@@ -23,7 +23,7 @@ def product(times: int, a: jax.Array) -> jax.Array:
 def programs_of(matrix: jax.Array) -> list[str]:
     """The compiled text of a product, with XLA's own choice and with ours."""
     options = (None, cpu._compiler_options())
-    return [jax.jit(lambda a: a @ a, compiler_options=one).lower(matrix).compile().as_text() for one in options]
+    return [str(jax.jit(lambda a: a @ a, compiler_options=one).lower(matrix).compile().as_text()) for one in options]
 
 
 def test_arguments_of_jit_are_passed_on_and_values_are_the_same():
