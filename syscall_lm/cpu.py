@@ -24,7 +24,7 @@ def one_device_a_core() -> None:
 
 
 # XLA hands products and sums to a library, YNNPACK. With Eigen's products instead two cores score a tile 1.05 (1x200)
-# to 1.09 times (2x400) as fast and learn windows 1.1 to 1.3 times; the library's sums are worth keeping.
+# to 1.09 times (2x400) as fast and learn windows 1.2 times; the library's sums are worth keeping.
 _OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
 
