@@ -1,4 +1,4 @@
-"""How a process without an accelerator makes the most of its cores; to be called before JAX first uses a device."""
+"""How a process without an accelerator makes the most of its cores."""
 
 import ctypes
 import functools
@@ -13,6 +13,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
 
 def one_device_a_core() -> None:
     """Makes JAX's CPU a device for each core that this process may use, instead of one for all of them.
+
+    To be called before JAX first uses a device.
 
     Work that is split over devices (mesh.py, scoring.py) runs on all cores from end to end; XLA itself would spread
     large products only, and leave the rest to one core.

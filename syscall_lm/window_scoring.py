@@ -17,7 +17,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from syscall_lm import cpu
 from syscall_lm.models import lstm
 from syscall_lm.models.shapes import WindowShape, module_of
 from syscall_lm.traces.trace import Sequences, require_ids
@@ -121,7 +120,7 @@ def _mesh(devices: int) -> Mesh:
     return Mesh(np.array(jax.local_devices()[:devices]), ("window",))
 
 
-@functools.partial(cpu.jit, static_argnames=("shape", "mesh"))
+@functools.partial(jax.jit, static_argnames=("shape", "mesh"))
 def _surprisal(params: Params, batch: Batch, shape: WindowShape, mesh: Mesh) -> Array:
     def share(params: Params, batch: Batch) -> Array:
         return lstm.over_members(module_of(shape).surprisal, params, shared=(batch,))
@@ -169,7 +168,7 @@ class WindowStream:
         self._state = jax.tree.map(lambda now, new: now.at[:, lane].set(new[:, lane]), self._state, self._start)
 
 
-@functools.partial(cpu.jit, static_argnames="shape")
+@functools.partial(jax.jit, static_argnames="shape")
 def _advance(folded: Params, state, calls: Array, shape: WindowShape):
     def member(folded, state, calls):
         return module_of(shape).advance(folded, shape, state, calls)
