@@ -82,12 +82,12 @@ class Scorer:
         return scores[:, np.arange(len(sequences.calls)) + shift]
 
     def _surprisal(self, sequences: Sequences) -> np.ndarray:
-        scores = np.empty((len(self.names), len(sequences.calls)), np.float32)
+        scores = np.empty((len(self.names), len(sequences.calls) + 1), np.float32)  # the last is padding's, in plans -1
         for numbers, scorer in self._by_windows:
-            scores[numbers] = scorer.surprisal(sequences)
+            scores[numbers, :-1] = scorer.surprisal(sequences)
         if self._groups and len(sequences):
             self._score_lanes(sequences, scores)
-        return scores
+        return scores[:, :-1]
 
     def _score_lanes(self, sequences: Sequences, scores: np.ndarray) -> None:
         lanes = self._lanes_for(sequences)
@@ -106,9 +106,10 @@ class Scorer:
 
     def _collect(self, scores: np.ndarray, plan: np.ndarray, surprisals: list[Array]) -> None:
         with jax.profiler.TraceAnnotation("collect a tile"):
-            used = plan >= 0
-            values = np.concatenate([np.asarray(part) for part in surprisals])[:, used]  # members in group order
-            scores[np.asarray(self._order)[:, None], plan[used]] = values
+            members = iter(self._order)
+            for of_group in map(np.asarray, surprisals):
+                for values in of_group:
+                    scores[next(members), plan] = values
 
     def final_states(self, sequences: Sequences) -> list[np.ndarray]:
         """What the last layer holds after all calls of a trace: lstm(x) of Kim et al., section 2.3.

@@ -122,7 +122,7 @@ def test_several_steps_a_call_are_the_steps_one_after_another(traces, monkeypatc
     together = training.train_group(*arguments)
     assert together.history[-1]["step"] == one_by_one.history[-1]["step"]
     for a, b in zip(jax.tree.leaves(one_by_one.params), jax.tree.leaves(together.params), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)  # a step moves by 4e-3; programs differ in rounding
 
 
 def test_held_out_traces_share_no_copy_with_training():

@@ -70,28 +70,31 @@ def lane_plans(
       plans `[steps, lanes]`; together they hold every call once, and a lane goes on in the next plan.
     """
     order = np.arange(len(sequences)) if rng is None else rng.permutation(len(sequences))
-    order = order[np.argsort(-sequences.lengths[order], kind="stable")]
+    lengths = sequences.lengths
+    order = order[np.argsort(-lengths[order], kind="stable")]
     queue = [(0, lane) for lane in range(lanes)]
     contents: list[list[int]] = [[] for _ in range(lanes)]
-    for trace in order:
+    for trace, length in zip(order.tolist(), lengths[order].tolist(), strict=True):
         used, lane = queue[0]
-        contents[lane].append(int(trace))
-        heapq.heapreplace(queue, (used + int(sequences.lengths[trace]), lane))
+        contents[lane].append(trace)
+        heapq.heapreplace(queue, (used + length, lane))
     if rng is not None:
         for traces in contents:
             rng.shuffle(traces)
-    streams = [_positions(sequences, traces) for traces in contents]
-    for start in range(0, max(map(len, streams)), steps):
-        plan = np.full((steps, lanes), -1, np.int64)
-        for lane, stream in enumerate(streams):
-            part = stream[start : start + steps]
-            plan[: len(part), lane] = part
-        yield plan
+    placed = np.array([trace for traces in contents for trace in traces], np.int64)
+    positions = np.append(_positions(sequences, placed), -1)  # lane after lane; the last entry is padding
+    sizes = np.array([used for used, _ in sorted(queue, key=lambda entry: entry[1])])
+    ends = np.cumsum(sizes)
+    for start in range(0, int(sizes.max()), steps):
+        places = (ends - sizes + start) + np.arange(steps)[:, None]
+        yield positions[np.where(places < ends, places, -1)]
 
 
-def _positions(sequences: Sequences, traces: list[int]) -> np.ndarray:
-    ranges = [np.arange(sequences.offsets[i], sequences.offsets[i + 1]) for i in traces]
-    return np.concatenate([np.zeros(0, np.int64), *ranges])
+def _positions(sequences: Sequences, traces: np.ndarray) -> np.ndarray:
+    """Positions in `sequences.calls` of these traces' calls, back to back."""
+    lengths = sequences.lengths[traces]
+    before = np.cumsum(lengths) - lengths
+    return np.arange(lengths.sum()) + np.repeat(sequences.offsets[traces] - before, lengths)
 
 
 def minibatch_plans(
