@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 # glibc's mallopt(3)
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 
 
 def one_device_a_core() -> None:
@@ -25,26 +25,31 @@ def one_device_a_core() -> None:
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
 
-# XLA hands products and sums to a library, YNNPACK. With Eigen's products instead two cores score a tile 1.05 (1x200)
-# to 1.09 times (2x400) as fast and learn windows 1.2 times; the library's sums are worth keeping. Where there is
-# AVX-512, XLA uses half of its width unless told; all of it (1.02 times for 1x200) changes nothing where there is not.
-_OPTIONS = {
-    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
-    "xla_cpu_prefer_vector_width": "512",
-}
+# Where there is AVX-512, XLA uses half of its width unless told; all of it scores a tile of 1x200 1.02 times as fast.
+_WIDTH = {"xla_cpu_prefer_vector_width": "512"}
+# XLA hands products and sums to a library, YNNPACK. With Eigen's products instead two cores score a tile 1.03 to 1.05
+# (1x200) and up to 1.09 times (2x400) as fast, and one core learns windows 1.05 to 1.2 times. Language models that are
+# trained on two cores lose by it: 1x200 is up to 1.12 and 2x400 1.15 times as fast with the library. Its sums are
+# worth keeping everywhere.
+_EIGEN = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
 
-def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+def jit(function: Callable[..., Any], eigen: bool = True, **options: Any) -> Callable[..., Any]:
     """`jax.jit` with what XLA should be told on a CPU, found when it is first called.
 
     What it makes cannot be called from another such program: options are those of a whole one.
+
+    Args:
+      function: as jax.jit's.
+      eigen: whether products are Eigen's rather than what XLA would take.
+      options: as jax.jit's.
     """
 
     @functools.cache
     def program() -> Callable[..., Any]:
         import jax
 
-        return jax.jit(function, compiler_options=_compiler_options(), **options)
+        return jax.jit(function, compiler_options=_known((_EIGEN if eigen else {}) | _WIDTH), **options)
 
     @functools.wraps(function)
     def call(*args: Any, **named: Any) -> Any:
@@ -53,18 +58,24 @@ def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     return call
 
 
-@functools.cache
-def _compiler_options() -> dict[str, str] | None:
-    """None for anything but a CPU, and if this version of XLA has no such option."""
+def _known(options: dict[str, str]) -> dict[str, str] | None:
+    """Those that this version of XLA knows; None for anything but a CPU."""
     import jax
 
     if jax.default_backend() != "cpu":
         return None
+    return {name: value for name, value in options.items() if _knows(name, value)}
+
+
+@functools.cache
+def _knows(name: str, value: str) -> bool:
+    import jax
+
     try:
-        jax.jit(lambda: 0, compiler_options=_OPTIONS)()
+        jax.jit(lambda: 0, compiler_options={name: value})()
     except jax.errors.JaxRuntimeError:
-        return None
-    return _OPTIONS
+        return False
+    return True
 
 
 def keep_freed_memory() -> None:
@@ -77,7 +88,7 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return
-    mallopt(_M_ARENA_MAX, 1)
+    # All threads in one arena (M_ARENA_MAX) would take less memory, but then some give it back all the same.
     mallopt(_M_MMAP_MAX, 0)
     mallopt(_M_MMAP_THRESHOLD, 1 << 25)
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

@@ -256,8 +256,10 @@ def begin(
         return jax.lax.scan(lambda state, batch: (one(state, batch, origin, lanes), None), state, batches)[0]
 
     layout = _layout(initial, mesh)
+    alone = mesh.rows * mesh.columns == 1
     compiled_one, compiled_several = (
-        cpu.jit(program, donate_argnums=0, static_argnames="lanes", out_shardings=layout) for program in (one, several)
+        cpu.jit(program, eigen=alone, donate_argnums=0, static_argnames="lanes", out_shardings=layout)
+        for program in (one, several)
     )
 
     def step(state: dict[str, Any], *plans: np.ndarray) -> dict[str, Any]:

@@ -1,5 +1,9 @@
 """What XLA is told on a CPU."""
 
+import platform
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,9 +15,9 @@ from syscall_lm import cpu
 @pytest.fixture(autouse=True)
 def forgotten():
     """What one test found out about XLA is not told to the next."""
-    cpu._compiler_options.cache_clear()
+    cpu._knows.cache_clear()
     yield
-    cpu._compiler_options.cache_clear()
+    cpu._knows.cache_clear()
 
 
 def product(times: int, a: jax.Array) -> jax.Array:
@@ -22,7 +26,7 @@ def product(times: int, a: jax.Array) -> jax.Array:
 
 def programs_of(matrix: jax.Array) -> list[str]:
     """The compiled text of a product, with XLA's own choice and with ours."""
-    options = (None, cpu._compiler_options())
+    options = (None, cpu._known(cpu._EIGEN))
     return [str(jax.jit(lambda a: a @ a, compiler_options=one).lower(matrix).compile().as_text()) for one in options]
 
 
@@ -37,13 +41,36 @@ def test_arguments_of_jit_are_passed_on_and_values_are_the_same():
 
 def test_products_are_not_handed_to_a_library():
     theirs, ours = programs_of(jnp.ones((256, 256)))
-    assert cpu._compiler_options() == cpu._OPTIONS
+    assert cpu._known(cpu._EIGEN) == cpu._EIGEN
     if "ynn" not in theirs:
         pytest.skip("this XLA hands no products to YNNPACK")
     assert "ynn" not in ours
 
 
 def test_an_xla_that_knows_no_such_option_makes_its_own_choice(monkeypatch):
-    monkeypatch.setattr(cpu, "_OPTIONS", {"xla_cpu_no_such_option": "1"})
-    assert cpu._compiler_options() is None
+    monkeypatch.setattr(cpu, "_EIGEN", {"xla_cpu_no_such_option": "1"})
+    assert cpu._known(cpu._EIGEN | cpu._WIDTH) == cpu._WIDTH
     np.testing.assert_array_equal(cpu.jit(product, static_argnums=0)(2, jnp.eye(3)), 2 * np.eye(3))
+
+
+STEPS_OF_TRAINING = """
+import resource
+import pyarrow.parquet  # starts a thread
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+from syscall_lm.experiments.benchmarking import cases
+from syscall_lm.models import lstm
+step = cases.our_training(lstm.Shape(342, 128))
+for _ in range(8):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(8):
+    step()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) // 8)
+"""
+
+
+@pytest.mark.skipif("glibc" not in platform.libc_ver(), reason="only glibc is told to keep what is freed")
+def test_training_steps_ask_the_kernel_for_no_memory():
+    done = subprocess.run([sys.executable, "-c", STEPS_OF_TRAINING], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 500  # pages; a step works on some 10,000

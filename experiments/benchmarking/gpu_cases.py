@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental.layout import Format, Layout
 
 from syscall_lm import loop, window_training
 from syscall_lm import training as lm_training
@@ -22,6 +23,7 @@ from syscall_lm.kernels import choice, shapes
 from syscall_lm.kernels import scoring as scoring_kernel
 from syscall_lm.kernels.scoring import mosaic_gpu as mosaic_scoring
 from syscall_lm.kernels.scoring import ring
+from syscall_lm.kernels.scoring import xla as xla_scoring
 from syscall_lm.models import language_model, lstm
 from syscall_lm.models import shapes as model_shapes
 from syscall_lm.models.store import Member
@@ -30,14 +32,15 @@ from syscall_lm.traces.archive import TraceArchive
 from syscall_lm.traces.trace import Sequences
 from syscall_lm.types import Array, Params
 
-# XLA may record a scan's kernels once and replay them (CUDA graphs), which removes most of the cost of launching them.
-XLA_OPTIONS: dict[str, dict[str, Any]] = {
-    "": {},
-    ", command buffers": {"xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,WHILE"},
-    ", command buffers of any size": {
-        "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,WHILE",
-        "xla_gpu_graph_min_graph_size": 1,
-    },
+# What may make XLA's own scan faster. It can record a scan's kernels once and replay them (CUDA graphs), which removes
+# most of the cost of launching them; it can take several steps at a time, and choose how arguments lie in memory.
+COMMAND_BUFFERS = {"xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,WHILE"}
+OF_XLA: dict[str, dict[str, Any]] = {
+    "xla": {},
+    "xla, command buffers": {"compiler_options": COMMAND_BUFFERS},
+    "xla, command buffers of any size": {"compiler_options": {**COMMAND_BUFFERS, "xla_gpu_graph_min_graph_size": 1}},
+    "xla, 4 steps unrolled": {"unroll": 4},
+    "xla, layouts of its choice": {"layouts": Format(Layout.AUTO)},
 }
 CUDNN_LANES = 4096  # it keeps what a gradient would need, some 40 kB a call
 SWEPT_STAGES = (4, 6, 8, 14)
@@ -77,10 +80,8 @@ def scoring_implementations(shape: shapes.ModelShape, lanes: int) -> dict[str, C
     found: dict[str, Callable[[], Callable[[], Any]]] = {
         name: functools.partial(jitted_scoring, shape, lanes, name) for name in ("mosaic_gpu", "by_layer")
     }
-    for suffix, options in XLA_OPTIONS.items():
-        found[f"xla{suffix}"] = functools.partial(
-            jitted_scoring, shape, lanes, implementation="xla", compiler_options=options
-        )
+    for name, options in OF_XLA.items():
+        found[name] = functools.partial(jitted_scoring, shape, lanes, "xla", **options)
     found["cuDNN through PyTorch, TF32"] = functools.partial(torch_scoring, shape, lanes, half=False)
     found["cuDNN through PyTorch, bfloat16"] = functools.partial(torch_scoring, shape, lanes, half=True)
     found["cuDNN through JAX"] = functools.partial(cudnn_scoring, shape, lanes)
@@ -92,15 +93,20 @@ def jitted_scoring(
     lanes: int,
     implementation: str = "mosaic_gpu",
     compiler_options: dict[str, Any] | None = None,
-    config: ring.Config | None = None,
+    layouts: Format | None = None,
+    **options: Any,
 ) -> Callable[[], Any]:
-    """One tile on the device, compiled."""
+    """One tile on the device, compiled; `options` are those of the implementation alone."""
+    score = functools.partial(scoring_kernel.score_tile, implementation=implementation)
+    if options:
+        score = functools.partial(
+            {"mosaic_gpu": mosaic_scoring, "xla": xla_scoring}[implementation].score_tile, **options
+        )
     arrays = tile(shape, shapes.STEPS, lanes)
-    if config is None:
-        score = functools.partial(scoring_kernel.score_tile, implementation=implementation)
-    else:
-        score = functools.partial(mosaic_scoring.score_tile, config=config)
-    compiled = jax.jit(score).lower(*arrays).compile(compiler_options=compiler_options or None)
+    lowered = jax.jit(score, in_shardings=layouts).lower(*arrays)
+    compiled = lowered.compile(compiler_options=compiler_options)
+    if layouts is not None:
+        arrays = jax.device_put(arrays, compiled.input_formats[0])
     return lambda: compiled(*arrays)
 
 

@@ -7,8 +7,8 @@ from syscall_lm.kernels.lstm import cell
 from syscall_lm.kernels.nll.xla import of_rows
 
 
-def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry):
-    """See `api.score_tile`."""
+def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, unroll=1):
+    """See `api.score_tile`; `unroll` steps are one of XLA's loop."""
     table, targets = jnp.asarray(table), jnp.asarray(targets)
 
     def step(carry, call):
@@ -28,5 +28,5 @@ def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry):
             return after, of_rows(x, w_out, b_out, targets)[0]
 
     carry = [(jnp.asarray(c), jnp.asarray(h)) for c, h in carry]
-    after, surprisal = jax.lax.scan(step, carry, (jnp.asarray(inputs), targets, jnp.asarray(reset)))
+    after, surprisal = jax.lax.scan(step, carry, (jnp.asarray(inputs), targets, jnp.asarray(reset)), unroll=unroll)
     return surprisal, after

@@ -74,6 +74,13 @@ def test_every_case_has_its_own_name_and_the_sweep_comes_last():
         assert not timed or {case.peer for case in timed} == {True, False}
 
 
+@pytest.mark.parametrize("name", ["xla, 4 steps unrolled", "xla, layouts of its choice"])
+def test_other_ways_to_compile_a_scan_score_alike(name):
+    plain, other = (gpu_cases.jitted_scoring(TINY, 3, "xla", **gpu_cases.OF_XLA[which])() for which in ("xla", name))
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["ours", "Flax"])
 def test_what_is_trained_on_a_gpu_runs_on_any_device(name):
     run = gpu_cases.training_implementations(TINY, 4, 3)[name]()
