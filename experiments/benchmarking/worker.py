@@ -123,7 +123,8 @@ def _training(
 
 def _in_process(settings: dict[str, Any]) -> Run:
     command = [sys.executable, "-m", __name__, json.dumps(settings)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    usual = {} if settings["keep_freed_memory"] else {"MALLOC_ARENA_MAX": str(8 * (os.cpu_count() or 1))}  # glibc's own
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | usual, check=False)
     if done.returncode:
         raise SyscallLMError(f"a benchmark's process failed: {done.stderr.strip().splitlines()[-1:]}")
     return Run(**json.loads(done.stdout.splitlines()[-1]))
