@@ -1,4 +1,4 @@
-"""What XLA is told on a CPU."""
+"""What XLA and the C library are told on a CPU."""
 
 import os
 import platform
