@@ -158,12 +158,7 @@ class Scorer:
     def initial_states(self, lanes: int) -> list[lstm.State]:
         """The state of every group before a trace."""
         layout = _layout(_mesh(lanes), _BY_LANE)
-
-        def zeros(group: Params) -> Array:
-            members, cells, _ = group["w_out"].shape
-            return jnp.zeros((members, lanes, cells), group["w_out"].dtype, device=layout)
-
-        return [[(zeros(group), zeros(group)) for _ in group["layers"]] for group in self._groups]
+        return [lstm.initial_state(group, lanes, layout) for group in self._groups]
 
     def tile(self, states: list[lstm.State], tile: packing.Tile) -> tuple[list[lstm.State], list[Array]]:
         """Scores one tile `[T, B]`; the states are used up.

@@ -248,7 +248,7 @@ def _make_evaluation(held_out: Sequences, go: int) -> Callable[[Params, Mesh], d
 
     @functools.partial(jax.jit, static_argnums=1)
     def initial_carry(params: Params, mesh: Mesh) -> lstm.State:
-        return mesh.padded(jax.vmap(lambda one: lstm.initial_state(one, lanes))(params))
+        return mesh.padded(lstm.initial_state(params, lanes))
 
     @functools.partial(cpu.jit, static_argnums=3)
     def tile_sum(params: Params, carry: lstm.State, tile: packing.Tile, mesh: Mesh) -> tuple[Array, lstm.State]:

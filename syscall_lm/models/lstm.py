@@ -59,12 +59,14 @@ class Shape:
         return 8 * h * h * (2 * self.layers - 1) + 2 * h * self.vocabulary_size
 
 
-def initial_state(params: Params, lanes: int) -> State:
-    """The state before a trace: zeros."""
-    return [
-        (jnp.zeros((lanes, w_hh.shape[0]), w_hh.dtype), jnp.zeros((lanes, w_hh.shape[0]), w_hh.dtype))
-        for w_hh in (layer["w_hh"] for layer in _layers(params))
-    ]
+def initial_state(params: Params, lanes: int, device: jax.sharding.Sharding | None = None) -> State:
+    """The state before a trace: zeros, laid out by `device`. Of members stacked along a leading axis, stacked as well."""
+
+    def zeros(w_hh: Array) -> Array:
+        *members, cells, _ = w_hh.shape
+        return jnp.zeros((*members, lanes, cells), w_hh.dtype, device=device)
+
+    return [(zeros(layer["w_hh"]), zeros(layer["w_hh"])) for layer in _layers(params)]
 
 
 def _layers(params: Params) -> list[Params]:
