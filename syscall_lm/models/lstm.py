@@ -60,7 +60,7 @@ class Shape:
 
 
 def initial_state(params: Params, lanes: int, device: jax.sharding.Sharding | None = None) -> State:
-    """The state before a trace: zeros, where `device` says; stacked like the parameters, if those are several members'."""
+    """The state before a trace: zeros, where `device` says; with the leading axis of members that parameters have."""
 
     def zeros(w_hh: Array) -> Array:
         *members, cells, _ = w_hh.shape
