@@ -92,7 +92,7 @@ class Names:
         has_pid = (pid & _HALVES == digits) & ((pid + (_TO_NINE & mask)) & _HALVES == digits) & (size > 0) & (size < 8)
         pid = np.where(has_pid, pid, NO_PID)
         padded = has_pid & (octets[np.minimum(space + 1, last)] == ord(" "))
-        after = np.where(has_pid, np.where(padded, starts + 6, space + 1), starts)
+        after = np.where(has_pid, np.where(padded, np.minimum(starts + 6, ends), space + 1), starts)
         usual = ~padded
         if padded.any():  # between pid and column six there must be spaces only: as many as there are bytes
             between = np.searchsorted(spaces, after) - np.searchsorted(spaces, space)

@@ -153,6 +153,8 @@ class _Reader:
         unknown = [int(place) for place, process in zip(first, processes, strict=True) if process is None]
         end = start + min(unknown, default=end - start)
         group = group[: end - start]
+        if keys[0] == strace_lines.NO_PID and processes[0] in processes[1:]:  # whose lines sometimes tell its pid
+            group = np.where(group == 0, processes.index(processes[0], 1), group)
         order = np.argsort(group, kind="stable")
         name, kind = told.name[start:end][order], told.kind[start:end][order]
         calls = self._name_ids[name]

@@ -100,6 +100,19 @@ def test_any_bytes(parts, between):
     assert_same(bytes([between]).join(parts))
 
 
+def test_a_process_whose_pid_only_some_lines_tell():
+    assert_same(b"7 read(3) = 0\nread(3) = 0\n7 read(3) = 0\nwrite(3) = 0\nread(3) = 0")
+
+
+@pytest.mark.parametrize(
+    "line", ["1     1716999134.000010 read(3) = 1", "22    <... read resumed>) = 1", "4194304 read("]
+)
+def test_a_capture_that_was_cut_off_anywhere(line):
+    for size in range(len(line)):
+        assert_same(line[:size].encode())
+        assert_same(f"{line}\n{line[:size]}".encode())
+
+
 def test_long_captures_of_many_processes():
     rng = random.Random(0)
     for usual in (0.9, 0.999):
