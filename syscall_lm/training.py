@@ -14,14 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from syscall_lm import cpu, loop, window_training
+from syscall_lm import cpu, loop, optimisation, window_training
 from syscall_lm.errors import SyscallLMError
-from syscall_lm.loop import SCHEDULES as SCHEDULES
 from syscall_lm.loop import Trained
 from syscall_lm.mesh import Mesh
 from syscall_lm.models import language_model, lstm
 from syscall_lm.models.shapes import Shape
 from syscall_lm.models.store import Member
+from syscall_lm.optimisation import SCHEDULES as SCHEDULES
 from syscall_lm.traces import packing
 from syscall_lm.traces.trace import Sequences
 from syscall_lm.types import Array, Params
@@ -31,7 +31,7 @@ HELD_OUT_LANES, HELD_OUT_STEPS = 64, 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe(loop.Optimisation):
+class Recipe(optimisation.Optimisation):
     """How to train language models.
 
     The paper (Kim et al., section 3.2) prints Adam at 1e-4, clipping at 5, dropout 0.5 and minibatches of similar
@@ -195,7 +195,7 @@ def train_group(
 
 
 class LanguageModelling:
-    """The objective of language models (see `loop.Objective`): the surprisal of every call of whole traces."""
+    """The objective of language models (see `optimisation.Objective`): the surprisal of every call of whole traces."""
 
     sums = ("nll", "calls")
 
@@ -207,15 +207,15 @@ class LanguageModelling:
         self.evaluate = _make_evaluation(held_out, shape.vocabulary_size)
 
     def initialise(self, key: Array) -> Params:
-        """See `loop.Objective`."""
+        """See `optimisation.Objective`."""
         return language_model.initialise(key, self._shape)
 
     def initial_carry(self, params: Params) -> lstm.State | None:
-        """See `loop.Objective`: lanes carry the state from one tile to the next."""
+        """See `optimisation.Objective`: lanes carry the state from one tile to the next."""
         return lstm.initial_state(params, self._lanes) if self._recipe.batching == "lanes" else None
 
     def plans(self, epoch: int) -> Iterable[np.ndarray]:
-        """See `loop.Objective`."""
+        """See `optimisation.Objective`."""
         rng = np.random.default_rng([self._recipe.seed, epoch])
         if self._recipe.batching == "traces":
             return packing.minibatch_plans(self._train, self._recipe.minibatch_calls, self._recipe.steps, rng)
@@ -228,7 +228,7 @@ class LanguageModelling:
     def loss(
         self, params: Params, key: Array, carry: lstm.State | None, batch: packing.Tile
     ) -> tuple[Array, tuple[dict[str, Array], lstm.State]]:
-        """See `loop.Objective`."""
+        """See `optimisation.Objective`."""
         if carry is None:
             carry = lstm.initial_state(params, batch.inputs.shape[1])
         h, carry = lstm.run(params, batch.inputs, batch.reset, carry, key, self._recipe.dropout)
@@ -237,7 +237,7 @@ class LanguageModelling:
         return total / calls, ({"nll": total, "calls": calls}, carry)
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """See `loop.Objective`."""
+        """See `optimisation.Objective`."""
         return {"nll": sums["nll"] / sums["calls"]}
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from syscall_lm import cpu, loop
+from syscall_lm import cpu, loop, optimisation
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.loop import Trained
 from syscall_lm.mesh import Mesh
@@ -34,7 +34,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WindowRecipe(loop.Optimisation):
+class WindowRecipe(optimisation.Optimisation):
     """How to train on windows.
 
     Soni et al. (section V) print Adam, minibatches of 256 windows, 100 epochs, and L = 3, 10 and 15, of which 10 was
@@ -60,7 +60,7 @@ class WindowRecipe(loop.Optimisation):
         return cls(**{**RECIPES[model], **changes})
 
     @classmethod
-    def beside(cls, other: loop.Optimisation, shape: WindowShape, **changes: Any) -> "WindowRecipe":
+    def beside(cls, other: optimisation.Optimisation, shape: WindowShape, **changes: Any) -> "WindowRecipe":
         """The recipe for a shape that is trained beside other models: their schedule, clipping and seed; else `of`."""
         shared = {name: getattr(other, name) for name in ("schedule", "clip", "seed")}
         return cls.of(shapes.module_of(shape).NAME, length=shape.length, **shared, **changes)
@@ -102,7 +102,7 @@ def train_group(
 
 
 class WindowPrediction:
-    """The objective of window models (see `loop.Objective`): categorical cross-entropy of every call of a window."""
+    """The objective of window models (see `optimisation.Objective`): categorical cross-entropy of a window's calls."""
 
     sums = ("nll", "calls", "calls_right", "windows", "windows_right")
 
@@ -122,15 +122,15 @@ class WindowPrediction:
         return len(self._train), len(self._held_out)
 
     def initialise(self, key: Array) -> Params:
-        """See `loop.Objective`."""
+        """See `optimisation.Objective`."""
         return self._model.initialise(key, self._shape)
 
     def initial_carry(self, params: Params) -> None:
-        """See `loop.Objective`: every window begins anew."""
+        """See `optimisation.Objective`: every window begins anew."""
         del params
 
     def plans(self, epoch: int) -> Iterable[np.ndarray]:
-        """See `loop.Objective`: all windows in random order; on a CPU `Windows.merged` within each minibatch."""
+        """See `optimisation.Objective`: all windows in random order; on a CPU `Windows.merged` within a minibatch."""
         rng, size = np.random.default_rng([self._recipe.seed, epoch]), self._recipe.minibatch_windows
         batches = in_batches(rng.permutation(len(self._train)), size)
         if jax.default_backend() == "cpu":
@@ -141,13 +141,13 @@ class WindowPrediction:
     def loss(
         self, params: Params, key: Array, carry: None, batch: Batch
     ) -> tuple[Array, tuple[dict[str, Array], None]]:
-        """See `loop.Objective`."""
+        """See `optimisation.Objective`."""
         del key, carry
         sums = self._sums(params, batch, self._known)
         return sums["nll"] / sums["calls"], (sums, None)
 
     def evaluate(self, params: Params, mesh: Mesh) -> dict[str, np.ndarray]:
-        """See `loop.Objective`."""
+        """See `optimisation.Objective`."""
         totals: dict[str, np.ndarray] = {name: np.zeros(1) for name in self.sums}
         for plan in in_batches(np.arange(len(self._held_out)), HELD_OUT_BATCH):
             sums = self._judge(params, mesh.feed(self._held_out.gather, plan), mesh)
@@ -155,7 +155,7 @@ class WindowPrediction:
         return totals
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """See `loop.Objective`."""
+        """See `optimisation.Objective`."""
         return {
             "nll": sums["nll"] / sums["calls"],
             "call_accuracy": sums["calls_right"] / sums["calls"],

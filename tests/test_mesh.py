@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from syscall_lm import loop, scoring, training, window_scoring, window_training
+from syscall_lm import optimisation, scoring, training, window_scoring, window_training
 from syscall_lm.kernels import choice
 from syscall_lm.models import language_model, lstm, shapes
 from syscall_lm.models.store import Member
@@ -23,8 +23,8 @@ TRACES = Sequences.from_list([(np.arange(33 + i % 15) + i) % 3 for i in range(24
 EIGHT = f"""
 import importlib.util, json, jax
 jax.config.update("jax_num_cpu_devices", 8)
-from syscall_lm import loop
-loop.CORE_FLOPS = 1e-9  # else steps as small as these would be left to one device
+from syscall_lm import optimisation
+optimisation.CORE_FLOPS = 1e-9  # else steps as small as these would be left to one device
 spec = importlib.util.spec_from_file_location("test_mesh", {__file__!r})
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
@@ -57,9 +57,9 @@ def compiled_step():
 
     recipe, mesh = training.Recipe(minibatch_calls=256, steps=16), Mesh(2)
     objective = training.LanguageModelling(lstm.Shape(V, 6), recipe, TRACES, TRACES)
-    state, _ = loop.begin(objective, [0, 1], recipe, 10, mesh)
+    state, _ = optimisation.begin(objective, [0, 1], recipe, 10, mesh)
     plan = next(iter(objective.plans(0)))
-    step = loop._make_step(objective, loop._optimizer(recipe, 10), mesh)
+    step = optimisation._make_step(objective, optimisation._optimizer(recipe, 10), mesh)
     origin = np.zeros(2, np.uint32), np.arange(2)
     lowered = jax.jit(step, static_argnames="lanes").lower(state, mesh.feed(objective.gather, plan), origin, lanes=16)
     return lowered.compile().as_text()
@@ -115,9 +115,9 @@ def undivided():
 def chosen():
     """Rows and columns of the mesh for one member and for two, where a step is enough for 20 devices, 3 and none."""
     found = []
-    loop.CORE_FLOPS = 5.0
+    optimisation.CORE_FLOPS = 5.0
     for flops in (100.0, 17.0, 4.0):
-        meshes = [loop.mesh_for(types.SimpleNamespace(step_flops=flops), members) for members in (1, 2)]
+        meshes = [optimisation.mesh_for(types.SimpleNamespace(step_flops=flops), members) for members in (1, 2)]
         found.append([[mesh.rows, mesh.columns] for mesh in meshes])
     return found
 

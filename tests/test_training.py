@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from syscall_lm import checkpoints, loop, training
+from syscall_lm import checkpoints, optimisation, training
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.mesh import Mesh
 from syscall_lm.models import lstm
@@ -114,10 +114,10 @@ def test_several_steps_a_call_are_the_steps_one_after_another(traces, monkeypatc
     """As on a GPU, where `TOGETHER` steps are one program; here of three, and a remainder."""
     arguments = SHAPE, [0, 1], recipe(epochs=2, minibatch_calls=64, steps=4), traces, traces
     one_by_one = training.train_group(*arguments)
-    monkeypatch.setattr(loop, "TOGETHER", 3)
+    monkeypatch.setattr(optimisation, "TOGETHER", 3)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    runs = [len(run) for run in loop.in_runs(np.zeros(shape) for shape in [2] * 7 + [3] * 4)]
+    runs = [len(run) for run in optimisation.in_runs(np.zeros(shape) for shape in [2] * 7 + [3] * 4)]
     assert runs == [3, 3, 1, 3, 1]
     together = training.train_group(*arguments)
     assert together.history[-1]["step"] == one_by_one.history[-1]["step"]
@@ -173,7 +173,7 @@ def test_a_gradient_beyond_the_clip_is_rescaled_to_it(traces):
     """So small a clip that Adam, whose steps do not depend on the scale of gradients otherwise, feels it."""
     recipe = training.Recipe(clip=1e-7, dropout=0.0, schedule="constant", minibatch_calls=64, steps=16)
     objective = training.LanguageModelling(lstm.Shape(V, 5), recipe, traces, traces)
-    state, step = loop.begin(objective, [0], recipe, 10)
+    state, step = optimisation.begin(objective, [0], recipe, 10)
     before = jax.tree.map(lambda leaf: np.array(leaf[0], np.float64), state["params"])
     plan = next(iter(objective.plans(0)))
 

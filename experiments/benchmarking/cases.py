@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from syscall_lm import loop, scoring, training
+from syscall_lm import optimisation, scoring, training
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments.benchmarking.peers import Flax, Peer, Torch
 from syscall_lm.models import language_model, lstm
@@ -158,7 +158,7 @@ def our_epoch(shape: lstm.Shape, archive: str) -> Callable[[], object]:
 def _steps(shape: lstm.Shape, members: int, traces: Sequences, steps: int) -> Callable[..., object]:
     recipe = training.Recipe(minibatch_calls=TRAINING_CALLS, steps=steps)
     objective = training.LanguageModelling(shape, recipe, traces, traces)
-    state, step = loop.begin(objective, range(members), recipe, 1000)
+    state, step = optimisation.begin(objective, range(members), recipe, 1000)
     plans = list(objective.plans(0))
 
     def run(count: int | None = None) -> None:

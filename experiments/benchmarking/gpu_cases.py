@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jax.experimental.layout import Format, Layout
 
-from syscall_lm import loop, window_training
+from syscall_lm import optimisation, window_training
 from syscall_lm import training as lm_training
 from syscall_lm.experiments.benchmarking.gpu_checks import correctness, scores, tile
 from syscall_lm.experiments.benchmarking.gpu_rows import Case
@@ -165,7 +165,7 @@ def cudnn(shape: shapes.ModelShape) -> tuple[Callable[[Params, Array], Array], P
     return recurrence, params
 
 
-TRAINING_LANES, TRAINING_STEPS, MINIBATCHES = 1024, 64, 3 * loop.TOGETHER
+TRAINING_LANES, TRAINING_STEPS, MINIBATCHES = 1024, 64, 3 * optimisation.TOGETHER
 
 
 def training() -> Iterator[Case]:
@@ -201,13 +201,13 @@ def our_training(shape: shapes.ModelShape, lanes: int, steps: int, implementatio
     recipe = lm_training.Recipe(minibatch_calls=lanes * steps, steps=steps)
     whole = lstm.Shape(shape.vocabulary, shape.cells, shape.layers)
     objective = lm_training.LanguageModelling(whole, recipe, sequences, sequences)
-    state, step = loop.begin(objective, range(1), recipe, 1000)
+    state, step = optimisation.begin(objective, range(1), recipe, 1000)
     plans = [next(iter(objective.plans(0)))] * MINIBATCHES
 
     def run() -> Any:
         nonlocal state
         with choice.preferring(implementation) if implementation else contextlib.nullcontext():
-            for some in loop.in_runs(plans):
+            for some in optimisation.in_runs(plans):
                 state = step(state, *some)
         return jax.block_until_ready(state)["step"]
 

@@ -32,7 +32,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from syscall_lm import files, loop, training, window_training
+from syscall_lm import files, optimisation, training, window_training
 from syscall_lm.detectors.window_models import Watch
 from syscall_lm.experiments import command, data, provenance
 from syscall_lm.experiments.soni2019 import settings
@@ -54,13 +54,15 @@ WARM_UP = 3
 class Contender:
     """One model in training."""
 
-    def __init__(self, objective: loop.Objective, recipe: loop.Optimisation):
+    def __init__(self, objective: optimisation.Objective, recipe: optimisation.Optimisation):
         plans = list(objective.plans(1))
         self.steps_an_epoch = len(plans)
         self._plans = (plan for epoch in itertools.count(1) for plan in objective.plans(epoch))
-        self._state, self._step = loop.begin(objective, [0], recipe, recipe.epochs * len(plans))
+        self._state, self._step = optimisation.begin(objective, [0], recipe, recipe.epochs * len(plans))
         for plan in {plan.shape: plan for plan in plans}.values():  # each is compiled; turns begin with this epoch
-            for run in itertools.islice(loop.in_runs(itertools.repeat(plan, WARM_UP * loop.TOGETHER)), WARM_UP):
+            for run in itertools.islice(
+                optimisation.in_runs(itertools.repeat(plan, WARM_UP * optimisation.TOGETHER)), WARM_UP
+            ):
                 self._state = jax.block_until_ready(self._step(self._state, *run))
         self._calls = float(self._state["sums"]["calls"][0])
         self.seconds: list[float] = []  # of a turn
@@ -69,7 +71,7 @@ class Contender:
     def turn(self) -> None:
         """Makes `--steps` steps, as `train` does: the host prepares the next while the devices are at one."""
         started = time.perf_counter()
-        for run in loop.in_runs(itertools.islice(self._plans, STEPS.value)):
+        for run in optimisation.in_runs(itertools.islice(self._plans, STEPS.value)):
             self._state = self._step(self._state, *run)
         jax.block_until_ready(self._state)
         self.seconds.append(time.perf_counter() - started)

@@ -34,7 +34,7 @@ from typing import Any
 import tqdm
 from absl import flags
 
-from syscall_lm import files, loop
+from syscall_lm import files, loop, optimisation
 from syscall_lm.experiments import command, provenance
 from syscall_lm.experiments.profiling import PROFILE_DIR as PROFILE_DIR
 from syscall_lm.experiments.profiling import profiled
@@ -60,7 +60,7 @@ LEARNING_RATE = flags.DEFINE_float("learning_rate", _DEFAULTS.learning_rate, "Ad
 AUTOENCODER_LEARNING_RATE = flags.DEFINE_float(
     "autoencoder_learning_rate", _DEFAULTS.autoencoder_learning_rate, "Adam's, of the autoencoder"
 )
-SCHEDULE = flags.DEFINE_enum("schedule", _DEFAULTS.schedule, loop.SCHEDULES, "how the learning rate develops")
+SCHEDULE = flags.DEFINE_enum("schedule", _DEFAULTS.schedule, optimisation.SCHEDULES, "how the learning rate develops")
 PATIENCE = flags.DEFINE_integer(
     "patience",
     _DEFAULTS.patience,
