@@ -71,7 +71,7 @@ def main() -> None:
 class Bfloat16(scoring.Scorer):
     """Scores with operands of products rounded to bfloat16; what is added up, c and the log-sum-exp are float32."""
 
-    def tile(self, states: list[lstm.State], tile: Tile) -> tuple[list[lstm.State], list[Array]]:
+    def tile(self, states: scoring.States, tile: Tile) -> tuple[scoring.States, list[list[Array]]]:
         """See `Scorer.tile`."""
         return self._on_lanes(_bfloat16_surprisal, states, tile)
 

@@ -1,8 +1,9 @@
 """Scoring: the surprisal of every call under every member, batch and streaming, by one step.
 
 Traces lie in lanes side by side, and lanes never meet: all devices of the process score at once, each its own share of
-the lanes, without talking to each other. A device gets SHARE lanes or more, or one device gets all, since narrow arrays
-are slow. Products of other shapes round differently: scores on different numbers of cores agree within 1e-5.
+the lanes, without talking to each other. Accelerators share one program (a mesh), cores have one each. A device gets
+SHARE lanes or more, or one device gets all, since narrow arrays are slow. Products of other shapes round differently:
+scores on different numbers of cores agree within 1e-5.
 """
 
 import collections
@@ -93,7 +94,7 @@ class Scorer:
         lanes = self._lanes_for(sequences)
         packer = packing.Packer(sequences, self.go)
         states = self.initial_states(lanes)
-        in_flight: collections.deque[tuple[np.ndarray, list[Array]]] = collections.deque()
+        in_flight: collections.deque[tuple[np.ndarray, list[list[Array]]]] = collections.deque()
         for plan in packing.lane_plans(sequences, lanes, self._steps):
             with jax.profiler.TraceAnnotation("gather a tile"):
                 tile = packer.gather(plan)
@@ -104,12 +105,13 @@ class Scorer:
         while in_flight:
             self._collect(scores, *in_flight.popleft())
 
-    def _collect(self, scores: np.ndarray, plan: np.ndarray, surprisals: list[Array]) -> None:
+    def _collect(self, scores: np.ndarray, plan: np.ndarray, surprisals: list[list[Array]]) -> None:
         with jax.profiler.TraceAnnotation("collect a tile"):
-            members = iter(self._order)
-            for of_group in map(np.asarray, surprisals):
-                for values in of_group:
-                    scores[next(members), plan] = values
+            for lanes, groups in zip(_split(plan, len(surprisals)), surprisals, strict=True):
+                members = iter(self._order)
+                for of_group in map(np.asarray, groups):
+                    for values in of_group:
+                        scores[next(members), lanes] = values
 
     def final_states(self, sequences: Sequences) -> list[np.ndarray]:
         """What the last layer holds after all calls of a trace: lstm(x) of Kim et al., section 2.3.
@@ -142,8 +144,8 @@ class Scorer:
             tile, ends = packer.gather(plan), trace_of_end[plan]
             at_end = ends >= 0
             states, hidden = self._on_lanes(_hidden, states, tile)
-            for place, h in enumerate(hidden):
-                found[place][:, ends[at_end]] = np.asarray(h)[:, at_end]
+            for place, parts in enumerate(zip(*hidden, strict=True)):
+                found[place][:, ends[at_end]] = np.concatenate(parts, axis=2)[:, at_end]
         in_order = dict(zip(self._order, (member for group in found for member in group), strict=True))
         return [in_order[number][inverse] for number in range(len(self.names))]
 
@@ -155,26 +157,34 @@ class Scorer:
         sharing = min(devices, max(1, lanes // SHARE))
         return -(-lanes // sharing) * sharing
 
-    def initial_states(self, lanes: int) -> list[lstm.State]:
-        """The state of every group before a trace."""
-        layout = _layout(_mesh(lanes), _BY_LANE)
-        return [lstm.initial_state(group, lanes, layout) for group in self._groups]
+    def initial_states(self, lanes: int) -> "States":
+        """Before a trace."""
+        meshes = _meshes(lanes)
+        return [
+            [lstm.initial_state(group, lanes // len(meshes), _layout(mesh, _BY_LANE)) for group in self._groups]
+            for mesh in meshes
+        ]
 
-    def tile(self, states: list[lstm.State], tile: packing.Tile) -> tuple[list[lstm.State], list[Array]]:
+    def tile(self, states: "States", tile: packing.Tile) -> tuple["States", list[list[Array]]]:
         """Scores one tile `[T, B]`; the states are used up.
 
         Returns:
-          the states after it, and for each group its members' surprisals `[members, T, B]`.
+          the states after it, and for each mesh and group its members' surprisals `[members, T, B / meshes]`.
         """
         return self._on_lanes(_surprisal, states, tile)
 
     def _on_lanes(
-        self, function: "_OfMember", states: list[lstm.State], tile: packing.Tile
-    ) -> tuple[list[lstm.State], list[Array]]:
-        mesh = _mesh(tile.inputs.shape[1])
-        groups = zip(self._groups_on(mesh), states, strict=True)
-        results = [_program(function, group, state, tile, mesh) for group, state in groups]
-        return [state for state, _ in results], [values for _, values in results]
+        self, function: "_OfMember", states: "States", tile: packing.Tile
+    ) -> tuple["States", list[list[Array]]]:
+        after: States = []
+        found: list[list[Array]] = []
+        shares = [packing.Tile(*share) for share in zip(*(_split(part, len(states)) for part in tile), strict=True)]
+        for mesh, share, before in zip(_meshes(tile.inputs.shape[1]), shares, states, strict=True):
+            groups = zip(self._groups_on(mesh), before, strict=True)
+            results = [_program(function, group, state, share, mesh) for group, state in groups]
+            after.append([state for state, _ in results])
+            found.append([values for _, values in results])
+        return after, found
 
     def _groups_on(self, mesh: Mesh) -> list[Params]:
         if mesh not in self._copies:
@@ -199,16 +209,25 @@ def _stacked(params: Sequence[Params]) -> Params:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
 
 
+States = list[list[lstm.State]]  # of every mesh and group
 _BY_LANE = PartitionSpec(None, "lane")  # of states [members, B, H] and of tiles [T, B]
 _OfMember = Callable[[Params, lstm.State, packing.Tile], tuple[lstm.State, Array]]
 
 
 @functools.cache
-def _mesh(lanes: int) -> Mesh:
+def _meshes(lanes: int) -> list[Mesh]:
     """The devices that share so many lanes: as many as divide them into equal shares of SHARE or more."""
     devices = jax.local_devices()
     fitting = (count for count in range(len(devices), 1, -1) if lanes % count == 0 and lanes >= count * SHARE)
-    return Mesh(np.array(devices[: next(fitting, 1)]), ("lane",))
+    chosen = devices[: next(fitting, 1)]
+    alone = cpu.single_cores(len(devices)) if len(chosen) > 1 and jax.default_backend() == "cpu" else ()
+    together = [[device] for device in alone[: len(chosen)]] or [chosen]
+    return [Mesh(np.array(each), ("lane",)) for each in together]
+
+
+def _split(array: HostArray, parts: int) -> list[np.ndarray]:
+    """Equal shares of the lanes of `[T, B]`."""
+    return np.split(np.asarray(array), parts, axis=1)
 
 
 def _layout(mesh: Mesh, spec: PartitionSpec) -> jax.sharding.Sharding:
@@ -254,8 +273,8 @@ class Stream:
     """Scores B live traces, one call of each at a time, with carried state."""
 
     def __init__(self, scorer: Scorer, lanes: int):
-        self._go, self._order, self._mesh = scorer.go, scorer._order, _mesh(lanes)
-        self._groups = scorer._groups_on(self._mesh)
+        self._go, self._order, self._meshes = scorer.go, scorer._order, _meshes(lanes)
+        self._groups = [scorer._groups_on(mesh) for mesh in self._meshes]
         self._states = scorer.initial_states(lanes)
         self._previous = np.full(lanes, scorer.go, np.int32)
 
@@ -274,9 +293,10 @@ class Stream:
         calls = np.asarray(calls)
         require_ids(calls, self._go)
         read = np.stack([self._previous, np.asarray(calls, np.int32)])
-        self._states, surprisals = _push(self._groups, self._states, read, self._go, self._mesh)
-        self._previous = read[1]
-        values = np.asarray(surprisals)
+        shares = zip(self._groups, self._states, _split(read, len(self._meshes)), self._meshes, strict=True)
+        pushed = [_push(groups, states, share, self._go, mesh) for groups, states, share, mesh in shares]
+        self._states, self._previous = [states for states, _ in pushed], read[1]
+        values = np.concatenate([surprisals for _, surprisals in pushed], axis=1)
         result = np.empty_like(values)
         result[self._order] = values
         return result

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxlib import xla_client
 
 from syscall_lm import cpu
 
@@ -77,3 +78,32 @@ def test_training_steps_ask_the_kernel_for_hardly_any_memory():
     command = [sys.executable, "-c", STEPS_OF_TRAINING]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     assert int(done.stdout) < 30_000  # pages, of the best step; 60,000 of each if the rest were given back
+
+
+ONE_THREAD_EACH = """
+import os, pathlib, sys
+os.environ["NPROC"] = "4"
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+from syscall_lm import cpu
+
+def threads():
+    return sum("XLAEigen" in task.joinpath("comm").read_text() for task in pathlib.Path("/proc/self/task").iterdir())
+
+jax.devices()
+before = threads()
+devices = cpu.single_cores(3)
+print(before, threads() - before, len({device.client for device in devices}), os.environ["NPROC"])
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="only Linux lists threads so")
+def test_devices_of_one_thread_are_of_one_thread():
+    done = subprocess.run([sys.executable, "-c", ONE_THREAD_EACH], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["4", "3", "3", "4"], done
+
+
+def test_an_xla_that_makes_no_such_devices_offers_none(monkeypatch):
+    monkeypatch.setattr(xla_client, "make_cpu_client", lambda: None)  # takes no number of devices
+    monkeypatch.delenv("NPROC", raising=False)
+    assert cpu.single_cores.__wrapped__(2) == () and "NPROC" not in os.environ

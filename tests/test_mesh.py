@@ -29,7 +29,7 @@ spec = importlib.util.spec_from_file_location("test_mesh", {__file__!r})
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 done = [module.losses(), module.compiled_step(), module.scores(), module.undivided(), module.window_scores()]
-done.append(module.chosen())
+done += [module.chosen(), module.scores_of_one_program()]
 print(json.dumps(done))
 """
 
@@ -76,11 +76,19 @@ def scores():
     scorer = scoring.Scorer(members, lanes=80, steps=16)
     traces = [rng.integers(0, V, n) for n in rng.integers(1, 40, 1300)]
     scored = [scorer.surprisal(Sequences.from_list(traces[:count])).ravel() for count in (1300, 200, 40, 1)]
-    meshes = [scoring._mesh(lanes).size for lanes in (640, 512, 128, 127, 64, 1)]
-    stream = scorer.stream(lanes=12)
-    scored += [stream.push(rng.integers(0, V, 12)).ravel() for _ in range(3)]
+    devices = [sum(mesh.size for mesh in scoring._meshes(lanes)) for lanes in (640, 512, 128, 127, 64, 1)]
+    for lanes in (12, 128):
+        stream = scorer.stream(lanes)
+        scored += [stream.push(rng.integers(0, V, lanes)).ravel() for _ in range(3)]
     states = scorer.final_states(Sequences.from_list(traces))
-    return meshes, [array.tolist() for array in (*scored, *(state.ravel() for state in states))]
+    return devices, [array.tolist() for array in (*scored, *(state.ravel() for state in states))]
+
+
+def scores_of_one_program():
+    """The same where devices share a program, as accelerators do, and cores if XLA offers them no other way."""
+    scoring.cpu.single_cores = lambda count: ()
+    scoring._meshes.cache_clear()
+    return scores()
 
 
 def window_scores():
@@ -106,9 +114,9 @@ def undivided():
         found.append(choice.on_one_device())
         return x
 
-    spec = PartitionSpec("lane")
+    spec, mesh = PartitionSpec("lane"), jax.sharding.Mesh(np.array(jax.devices()), ("lane",))
     jax.jit(body)(np.zeros(8))
-    jax.jit(jax.shard_map(body, mesh=scoring._mesh(512), in_specs=spec, out_specs=spec))(np.zeros(8))
+    jax.jit(jax.shard_map(body, mesh=mesh, in_specs=spec, out_specs=spec))(np.zeros(8))
     return found
 
 
@@ -141,10 +149,11 @@ def test_a_small_step_is_left_to_few_devices_a_row(on_eight_devices):
 
 
 def test_eight_devices_score_as_one(on_eight_devices):
-    meshes, together = on_eight_devices[2]
-    assert meshes == [8, 8, 2, 1, 1, 1]
-    for alone, there in zip(scores()[1], together, strict=True):
-        np.testing.assert_allclose(there, alone, rtol=0, atol=1e-5)
+    alone = scores()[1]
+    for devices, together in (on_eight_devices[2], on_eight_devices[6]):
+        assert devices == [8, 8, 2, 1, 1, 1]
+        for one, there in zip(alone, together, strict=True):
+            np.testing.assert_allclose(there, one, rtol=0, atol=1e-5)
 
 
 def test_eight_devices_score_windows_as_one_to_the_bit(on_eight_devices):
