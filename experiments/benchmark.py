@@ -10,9 +10,10 @@ Cases: `scoring` and `training` (fixed shapes), `ensemble` (one model of each sh
 
 Every implementation of a case runs in turn, several rounds; a row holds medians of real (unpadded) calls per second,
 the ratio to each peer, and the fraction of the floor: the floating-point operations of the calls that it computes over
-the matrix-multiply rate that was measured between the rounds. Scoring is timed in this process; its surprisals are
-compared with ours first. Training is timed in processes of its own, ours and the peers' alike, the median of seven
-steps a round; PyTorch also in one that keeps freed memory, as `train` has it. First runs, with compilation, are timed
+the matrix-multiply rate of all cores, measured between the rounds. What has peers is timed in processes of their own,
+ours and theirs alike, each round anew: the median of three runs of scoring, of seven steps of training, or one epoch
+after a first. Theirs have the C library's memory as it is; in training PyTorch also has it as `train` does, which keeps
+what is freed. Surprisals are compared with ours first. First runs, with compilation, are timed
 apart, and what the process grew by in them. Cases that are in --output already and are not asked for stay as they are,
 with the commit that they were measured on. Machines are shared and noisy: quote ratios, and absolute speeds on a GPU
 only. It takes two to three hours on two cores; close everything else.
@@ -20,10 +21,12 @@ only. It takes two to three hours on two cores; close everything else.
 
 import functools
 import json
+import os
 import pathlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -57,12 +60,15 @@ def main() -> None:
     if len(threads) < max(1, len(THREADS.value)):
         raise SyscallLMError("--torch_threads are numbers of threads")
     output = pathlib.Path(OUTPUT.value)
-    measured = _measured_before(output / "benchmark.json")
+    measured, environments = _measured_before(output / "benchmark.json")
     environment = provenance.environment()
+    commit = environment["commit"]
     for case in _cases(shapes, threads):
-        measured[case.name] = [{**row, "commit": environment["commit"]} for row in measure(case)]
+        measured[case.name] = [{**row, "commit": commit} for row in measure(case)]
         rows = [row for of_case in measured.values() for row in of_case]
-        result = {"environment": environment, "rows": rows}
+        used = {row["commit"] for row in rows}
+        environments = {name: made for name, made in {**environments, commit: environment}.items() if name in used}
+        result = {"environments": environments, "rows": rows}
         files.write_text(output / "benchmark.json", json.dumps(result, indent=1) + "\n")
         files.write_text(output / "table.md", table_of(result))
         print(table_of({**result, "rows": [row for row in rows if row["case"] == case.name]}), flush=True)
@@ -72,13 +78,13 @@ def main() -> None:
             figures.save(drawing, temporary)
 
 
-def _measured_before(path: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
-    """Case -> its rows in an earlier run's file, if there is one."""
+def _measured_before(path: pathlib.Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
+    """Case -> its rows in an earlier run's file, if there is one; and commit -> the environment there."""
     found: dict[str, list[dict[str, Any]]] = {}
-    if path.exists():
-        for row in json.loads(path.read_text())["rows"]:
-            found.setdefault(row["case"], []).append(row)
-    return found
+    result = json.loads(path.read_text()) if path.exists() else {"rows": [], "environments": {}}
+    for row in result["rows"]:
+        found.setdefault(row["case"], []).append(row)
+    return found, result["environments"]
 
 
 class Case:
@@ -101,7 +107,7 @@ def _cases(shapes: Sequence[lstm.Shape], threads: list[int]) -> list[Case]:
     together = "+".join(map(str, shapes))
     found = {
         "scoring": [
-            Case(f"scoring {shape}, fixed shape", shape.flops_per_call, rounds, cases.fixed_scoring, [shape], threads)
+            Case(f"scoring {shape}, fixed shape", shape.flops_per_call, rounds, worker.scoring, [shape], threads)
             for shape in shapes
         ],
         "training": [
@@ -113,13 +119,13 @@ def _cases(shapes: Sequence[lstm.Shape], threads: list[int]) -> list[Case]:
                 f"scoring {together}, fixed shape",
                 sum(shape.flops_per_call for shape in shapes),
                 few,
-                cases.fixed_scoring,
+                worker.scoring,
                 shapes,
-                threads[-1:],
+                [max(threads)],
             )
         ],
         "seeds": [Case(f"training three {first}", learning, few, worker.three_seeds, first)],
-        "archive": [Case(f"scoring all of {archive}, {first}", scoring, few, cases.archive, first, path, threads)],
+        "archive": [Case(f"scoring all of {archive}, {first}", scoring, few, worker.archive, first, path, threads)],
         "epoch": [
             Case(
                 f"training {shape}, an epoch of {archive}",
@@ -167,7 +173,7 @@ def measure(case: Case) -> list[dict[str, Any]]:
     rates, bandwidths = [], []
     for _ in range(case.rounds):
         rates.append(matrix_rate())
-        bandwidths.append(memory_rate())
+        bandwidths.append(cache_rate())
         for contender in contenders:
             start = time.perf_counter()
             own = contender.run()
@@ -190,7 +196,7 @@ def _rows(case: Case, contenders: list[Contender], rate: float, bandwidth: float
             "ours_over_this": ours.speed / contender.speed,
             "fraction_of_floor": contender.speed * case.flops * _computed(contender) / rate,
             "matrix_rate_gflops": rate / 1e9,
-            "memory_gigabytes_per_second": bandwidth / 1e9,
+            "cache_gigabytes_per_second": bandwidth / 1e9,
             "first_seconds": contender.first,
             "memory_mib": contender.memory,
         }
@@ -204,38 +210,49 @@ def _computed(contender: Contender) -> float:
 
 
 def matrix_rate() -> float:
-    """Floating-point operations per second of a large float32 product, now."""
-    size = 1024
-    matrix = jax.random.normal(jax.random.key(0), (size, size))
-    _product(matrix).block_until_ready()
-    start = time.perf_counter()
-    for _ in range(5):
-        _product(matrix).block_until_ready()
-    return 5 * 2 * size**3 / (time.perf_counter() - start)
-
-
-def memory_rate() -> float:
-    """Bytes read and written per second by a copy larger than the caches, now."""
-    source = np.ones(2**25, np.float32)
-    target = np.empty_like(source)
-    start = time.perf_counter()
+    """Floating-point operations per second of large float32 products on all cores, now: the best of three."""
+    size, count = 1024, 4
+    devices = cpu.single_cores(len(jax.local_devices())) or jax.local_devices()
+    matrices = [jax.device_put(np.full((size, size), 1 / size, np.float32), device) for device in devices]
+    jax.block_until_ready([_products(matrix, count) for matrix in matrices])
+    seconds = []
     for _ in range(3):
-        np.copyto(target, source)
-    return 3 * 2 * source.nbytes / (time.perf_counter() - start)
+        start = time.perf_counter()
+        jax.block_until_ready([_products(matrix, count) for matrix in matrices])
+        seconds.append(time.perf_counter() - start)
+    return len(devices) * count * 2 * size**3 / min(seconds)
 
 
-@cpu.jit
-def _product(matrix: jax.Array) -> jax.Array:
-    return matrix @ matrix
+@functools.partial(cpu.jit, static_argnums=1)
+def _products(matrix: jax.Array, count: int) -> jax.Array:
+    product = matrix
+    for _ in range(count):
+        product = product @ matrix
+    return product
+
+
+def cache_rate() -> float:
+    """Bytes read and written per second where all cores copy 512 KiB, which stay in their caches as weights do."""
+    times, cores = 1000, len(os.sched_getaffinity(0))
+
+    def copy(source: np.ndarray) -> None:
+        target = np.empty_like(source)
+        for _ in range(times):
+            np.copyto(target, source)
+
+    sources = [np.ones(2**17, np.float32) for _ in range(cores)]
+    with ThreadPoolExecutor(cores) as pool:
+        start = time.perf_counter()
+        list(pool.map(copy, sources))
+        return cores * times * 2 * sources[0].nbytes / (time.perf_counter() - start)
 
 
 def table_of(result: dict[str, Any]) -> str:
     """The rows as Markdown."""
     lines = [
-        f"Made by experiments/benchmark.py: {result['environment']['device']}. Calls per second: "
-        "median, and slowest to fastest, of the rounds. Floor: floating-point operations of what is computed over the "
-        "matrix-multiply rate of the same minutes. First: seconds of the first run, with compilation. Memory: what the "
-        "process grew by in it.",
+        "Made by experiments/benchmark.py. Calls per second: median, and slowest to fastest, of the rounds. Floor: "
+        "floating-point operations of what is computed over the matrix-multiply rate of the same minutes. First: "
+        "seconds of the first run, with compilation. Memory: what the process grew by in it.",
         "",
         "| case | implementation | calls/s | spread | rounds | ours / this | of the floor | first | memory | commit |",
         "|---" * 10 + "|",

@@ -2,6 +2,7 @@
 
 import datetime
 import importlib.metadata
+import importlib.util
 import pathlib
 import platform
 import subprocess
@@ -14,6 +15,7 @@ import jax
 from syscall_lm.experiments import command
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pyarrow", "scikit-learn")
+PEERS = ("torch",)  # where they are installed
 
 
 def environment() -> dict[str, Any]:
@@ -23,6 +25,7 @@ def environment() -> dict[str, Any]:
         "commit": _commit(),
         "python": platform.python_version(),
         **{package: importlib.metadata.version(package) for package in PACKAGES},
+        **{peer: importlib.metadata.version(peer) for peer in PEERS if importlib.util.find_spec(peer)},
         "device": device.device_kind,
         "devices": len(jax.devices()),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),

@@ -15,15 +15,13 @@ from syscall_lm.models import language_model, lstm
 from syscall_lm.models.store import Member
 from syscall_lm.traces.archive import TraceArchive
 from syscall_lm.traces.trace import Sequences
+from syscall_lm.types import Params
 
 V = 342  # ADFA-LD's: the calls of i386
 SCORING_CALLS = 2**17
 TRAINING_CALLS = 2**12
 SCORING_LANES, TRAINING_LANES = 1024, 64
-PEER_TRAINING_LANES = (16, 64)
-TORCH_LANES = (16, 64, 128)  # at its best of these
 FLAX_LANES = 256
-PADDED_LANES = (8, 16, 32)
 SWEEP_LANES, SWEEP_STEPS = (64, 128, 256, 512, 1024), (32, 128, 512)
 MEMBERS = (1, 2, 4, 8, 16, 32)
 
@@ -78,47 +76,30 @@ def training_flops(shape: lstm.Shape) -> int:
     return 3 * shape.flops_per_call
 
 
-def fixed_scoring(shapes: Sequence[lstm.Shape], threads: Sequence[int]) -> list[Contender]:
-    """Traces of one length, `[T, B]`, under one model or one of each shape; the same calls on the same weights."""
-    params = [language_model.initialise(jax.random.key(0), shape) for shape in shapes]
-    steps = SCORING_CALLS // SCORING_LANES
-    inputs, targets = random_calls(steps, SCORING_LANES)
-    sequences = Sequences.from_list(targets.T)
+def our_scoring(*shapes: lstm.Shape) -> Callable[[], np.ndarray]:
+    """Scores traces of one length, `[T, B]`, under a model of each shape."""
+    pairs = zip(shapes, _fresh(shapes), strict=True)
+    scorer = scoring.Scorer([Member(str(number), *pair) for number, pair in enumerate(pairs)])
+    _, targets = random_calls(SCORING_CALLS // SCORING_LANES, SCORING_LANES)
+    return functools.partial(scorer.surprisal, Sequences.from_list(targets.T))
 
-    @functools.cache
-    def scorer() -> scoring.Scorer:
-        members = [Member(str(number), *pair) for number, pair in enumerate(zip(shapes, params, strict=True))]
-        return scoring.Scorer(members)
 
-    def ours() -> np.ndarray:
-        return scorer().surprisal(sequences)
+def peer_scoring(*shapes: lstm.Shape, lanes: int, threads: int | None = None) -> Callable[[], list[np.ndarray]]:
+    """The same calls on the same weights, so many traces a batch: in PyTorch, or without threads in Flax.
 
-    contenders = [Contender("ours", ours, SCORING_CALLS, SCORING_LANES)]
+    Gives each model's surprisals `[T, B]`.
+    """
+    params = _fresh(shapes)
+    peers: list[Peer] = [
+        Flax(*pair) if threads is None else Torch(*pair, threads) for pair in zip(shapes, params, strict=True)
+    ]
+    calls = random_calls(SCORING_CALLS // SCORING_LANES, SCORING_LANES)
+    batches = list(zip(*(np.split(array, SCORING_LANES // lanes, axis=1) for array in calls), strict=True))
+    return lambda: [np.concatenate([peer.score(*batch) for batch in batches], axis=1) for peer in peers]
 
-    def add(name: str, make: Callable[[lstm.Shape, dict], Peer], lanes: int) -> None:
-        batches = [random_calls(steps, lanes, seed) for seed in range(SCORING_LANES // lanes)]
 
-        @functools.cache
-        def peers() -> list[Peer]:
-            return [make(*pair) for pair in zip(shapes, params, strict=True)]
-
-        def check() -> None:
-            expected = ours().reshape(len(shapes), *targets.T.shape).swapaxes(1, 2)
-            for peer, values in zip(peers(), expected, strict=True):
-                found = peer.score(inputs[:, :lanes], targets[:, :lanes])
-                np.testing.assert_allclose(found, values[:, :lanes], rtol=2e-5, atol=2e-5)
-
-        def run() -> object:
-            return [peer.score(*batch) for peer in peers() for batch in batches]
-
-        contenders.append(Contender(name, run, SCORING_CALLS, lanes, check=check))
-
-    for count in threads:
-        for lanes in TORCH_LANES:
-            make = functools.partial(Torch, threads=count)
-            add(f"torch, {lanes} traces, {count} threads", make, lanes)
-    add(f"flax, {FLAX_LANES} traces", Flax, FLAX_LANES)
-    return contenders
+def _fresh(shapes: Sequence[lstm.Shape]) -> list[Params]:
+    return [language_model.initialise(jax.random.key(0), shape) for shape in shapes]
 
 
 def torch_training(shape: lstm.Shape, threads: int, lanes: int) -> Callable[[], object]:
@@ -191,21 +172,22 @@ def epoch_traces(archive: str) -> Sequences:
     return batch.calls.take(chosen)
 
 
-def archive(shape: lstm.Shape, path: str, threads: Sequence[int]) -> list[Contender]:
-    """All traces of an archive, from its file to a score a trace.
+def our_archive(shape: lstm.Shape, path: str) -> Callable[[], np.ndarray]:
+    """Scores all traces of an archive, from its file to a score a trace: packed lanes, identical traces once."""
+    scorer = scoring.Scorer([Member("ours", shape, _fresh([shape])[0])])
 
-    Ours packs lanes and scores identical traces once; PyTorch sorts by length and pads.
-    """
-    params = language_model.initialise(jax.random.key(0), shape)
-    scorer = scoring.Scorer([Member("ours", shape, params)])
-    traces = TraceArchive(path).read().calls
-    calls, distinct = len(traces.calls), int(traces.lengths[traces.distinct()[0]].sum())
-
-    def ours() -> np.ndarray:
+    def run() -> np.ndarray:
         traces = TraceArchive(path).read().calls
         return scoring.means(scorer.surprisal(traces)[0], traces)
 
-    def theirs(peer: Torch, lanes: int) -> np.ndarray:
+    return run
+
+
+def torch_archive(shape: lstm.Shape, path: str, threads: int, lanes: int) -> Callable[[], np.ndarray]:
+    """The same in PyTorch: sorted by length and padded, so many traces a batch."""
+    peer = Torch(shape, _fresh([shape])[0], threads)
+
+    def run() -> np.ndarray:
         traces = TraceArchive(path).read().calls
         means = np.empty(len(traces))
         for targets, chosen in padded(traces, lanes):
@@ -214,18 +196,13 @@ def archive(shape: lstm.Shape, path: str, threads: Sequence[int]) -> list[Conten
                 means[trace] = surprisal[: traces.lengths[trace], lane].mean(dtype=np.float64)
         return means
 
-    contenders = [Contender("ours, identical traces once", ours, calls, scoring.LANES, distinct)]
-    for lanes in PADDED_LANES:
-        run = functools.partial(theirs, Torch(shape, params, max(threads)), lanes)
-        check = functools.partial(_same, run, ours)
-        contenders.append(
-            Contender(f"torch, length-sorted, {lanes} traces, {max(threads)} threads", run, calls, lanes, check=check)
-        )
-    return contenders
+    return run
 
 
-def _same(one: Callable[[], np.ndarray], other: Callable[[], np.ndarray]) -> None:
-    np.testing.assert_allclose(one(), other(), rtol=1e-5, atol=1e-5)
+def calls_of(path: str) -> tuple[int, int]:
+    """The calls of an archive, all and of distinct traces."""
+    traces = TraceArchive(path).read().calls
+    return len(traces.calls), int(traces.lengths[traces.distinct()[0]].sum())
 
 
 def members(shape: lstm.Shape) -> list[Contender]:

@@ -13,7 +13,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9")  # Okabe and I
 
 
 def bytes_per_call(shape: lstm.Shape, lanes: int) -> float:
-    """Bytes that scoring one call moves at least: its share of the weights, read once a step, its gates and state.
+    """Bytes that scoring one call reads and writes at least: its share of a step's weights, its gates and state.
 
     Args:
       shape: of the model.
@@ -38,7 +38,7 @@ def figure(rows: Sequence[Mapping[str, Any]], vocabulary_size: int) -> Figure | 
     drawing = Figure(figsize=(6, 4), layout="constrained")
     axes = drawing.subplots()
     matrix = statistics.median(row["matrix_rate_gflops"] for row in chosen)
-    bandwidth = statistics.median(row["memory_gigabytes_per_second"] for row in chosen)
+    bandwidth = statistics.median(row["cache_gigabytes_per_second"] for row in chosen)
     intensities = []
     for number, case in enumerate(dict.fromkeys(row["case"] for row in chosen)):
         shape = lstm.Shape.parse(case.split()[1].rstrip(","), vocabulary_size)
@@ -54,10 +54,16 @@ def figure(rows: Sequence[Mapping[str, Any]], vocabulary_size: int) -> Figure | 
     low, high = min(intensities) / 4, max(intensities) * 4
     ridge = matrix / bandwidth
     xs = sorted({low, ridge, high} if low < ridge < high else {low, high})
-    axes.plot(xs, [min(matrix, bandwidth * x) for x in xs], "-", color="#5b646d", label="measured roof")
+    axes.plot(
+        xs,
+        [min(matrix, bandwidth * x) for x in xs],
+        "-",
+        color="#5b646d",
+        label="measured roof: products, and copies within the caches",
+    )
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("floating-point operations per byte, at least")
+    axes.set_xlabel("floating-point operations per byte that a core reads or writes")
     axes.set_ylabel("GFLOP/s")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return drawing

@@ -1,7 +1,7 @@
 """The benchmark's contenders that need a process of their own.
 
-JAX fixes the number of its devices when it starts, and how memory is kept concerns a whole process. Training is
-therefore timed in fresh processes, ours and the peers' alike; so is the command `score`.
+JAX fixes the number of its devices when it starts, and how memory is kept concerns a whole process. What has peers is
+therefore timed in fresh processes, ours and theirs alike; so is the command `score`.
 
   python -m syscall_lm.experiments.benchmarking.worker SETTINGS
 
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -37,54 +37,114 @@ from syscall_lm.traces.trace import Trace
 from syscall_lm.traces.vocabulary import Vocabulary
 
 REPEATS = 7
+SCORING_REPEATS = 3
+# Traces a batch: PyTorch is taken at its best of these. Numbers of threads are compared at the first only.
+SCORING_LANES, TRAINING_LANES = (64, 16, 32, 128), (64, 32, 128)
+ARCHIVE_LANES, EPOCH_LANES = (16, 8, 32), (8, 4, 16)
 
 
-def training(shape: lstm.Shape, threads: list[int]) -> list[Contender]:
+def scoring(shapes: Sequence[lstm.Shape], threads: Sequence[int]) -> list[Contender]:
+    """Traces of one length, `[T, B]`, under one model or one of each shape; the same calls on the same weights."""
+    expected = functools.cache(lambda: cases.our_scoring(*shapes)())
+
+    def peer(name: str, lanes: int, threads: int | None) -> Contender:
+        options = {"lanes": lanes, "threads": threads}
+
+        def check() -> None:
+            found = np.stack(cases.peer_scoring(*shapes, **options)())
+            ours = expected().reshape(len(shapes), cases.SCORING_LANES, -1).swapaxes(1, 2)
+            np.testing.assert_allclose(found, ours, rtol=2e-5, atol=2e-5)
+
+        return _apart(name, shapes, "peer_scoring", options=options, lanes=lanes, kept=False, check=check, **common)
+
+    common: dict[str, Any] = {"calls": cases.SCORING_CALLS, "repeats": SCORING_REPEATS}
+    return [
+        _apart("ours", shapes, "our_scoring", lanes=cases.SCORING_LANES, **common),
+        *(
+            peer(f"torch, {lanes} traces, {count} threads", lanes, count)
+            for lanes, count in _tried(threads, SCORING_LANES)
+        ),
+        peer(f"flax, {cases.FLAX_LANES} traces", cases.FLAX_LANES, None),
+    ]
+
+
+def _tried(threads: Sequence[int], lanes: Sequence[int]) -> list[tuple[int, int]]:
+    """Traces a batch and threads: all lanes with the most threads, the first with any."""
+    return [(each, max(threads)) for each in lanes] + [(lanes[0], count) for count in sorted(threads)[:-1]]
+
+
+def archive(shape: lstm.Shape, path: str, threads: Sequence[int]) -> list[Contender]:
+    """All traces of an archive, from its file to a score a trace."""
+    path, most = os.path.abspath(path), max(threads)
+    calls, distinct = cases.calls_of(path)
+
+    def check() -> None:
+        ours, theirs = cases.our_archive(shape, path), cases.torch_archive(shape, path, most, ARCHIVE_LANES[0])
+        np.testing.assert_allclose(theirs(), ours(), rtol=1e-5, atol=1e-5)
+
+    ours = _apart("ours, identical traces once", [shape], "our_archive", path, calls=calls, repeats=1)
+    ours.computed, ours.check = distinct, check
+    return [
+        ours,
+        *(
+            _apart(
+                f"torch, length-sorted, {lanes} traces, {most} threads",
+                [shape],
+                "torch_archive",
+                *(path, most, lanes),
+                calls=calls,
+                lanes=lanes,
+                kept=False,
+                repeats=1,
+            )
+            for lanes in ARCHIVE_LANES
+        ),
+    ]
+
+
+def training(shape: lstm.Shape, threads: Sequence[int]) -> list[Contender]:
     """One step on a minibatch of 4,096 calls: ours, PyTorch, PyTorch in a process prepared as ours is, Flax."""
+
+    def torch(lanes: int, count: int, kept: bool = False) -> Contender:
+        name = f"torch, {lanes} x {cases.TRAINING_CALLS // lanes}, {count} threads{', freed memory kept' * kept}"
+        return _apart(name, [shape], "torch_training", count, lanes, lanes=lanes, kept=kept)
+
     lanes = cases.TRAINING_LANES
-    contenders = [_training("ours", shape, "our_training", lanes=lanes)]
-    for count in threads:
-        for width in cases.PEER_TRAINING_LANES:
-            name = f"torch, {width} x {cases.TRAINING_CALLS // width}, {count} threads"
-            contenders.append(_training(name, shape, "torch_training", count, width, lanes=width, kept=False))
-    name = f"torch, {lanes} x {cases.TRAINING_CALLS // lanes}, {max(threads)} threads, freed memory kept"
-    contenders.append(_training(name, shape, "torch_training", max(threads), lanes, lanes=lanes))
-    return [*contenders, _training("flax, 64 x 64", shape, "flax_training", lanes=lanes, kept=False, devices=1)]
+    return [
+        _apart("ours", [shape], "our_training", lanes=lanes),
+        *(torch(*tried) for tried in _tried(threads, TRAINING_LANES)),
+        torch(TRAINING_LANES[0], max(threads), kept=True),
+        _apart("flax, 64 x 64", [shape], "flax_training", lanes=lanes, kept=False, devices=1),
+    ]
 
 
 def epoch(shape: lstm.Shape, archive: str, threads: int) -> list[Contender]:
     """An epoch over real traces: ours packs them into lanes, PyTorch sorts and pads."""
     path = os.path.abspath(archive)
     calls = len(cases.epoch_traces(path).calls)
-    make = functools.partial(_training, shape=shape, calls=calls, repeats=1)
-    return [
-        make("ours, packed lanes", maker="our_epoch", arguments=(path,), lanes=cases.TRAINING_LANES),
-        *(
-            make(
-                f"torch, length-sorted, {lanes} traces, {threads} threads{', freed memory kept' * kept}",
-                maker="torch_epoch",
-                arguments=(path, threads, lanes),
-                lanes=lanes,
-                kept=kept,
-            )
-            for lanes, kept in ((8, False), (16, False), (8, True))
-        ),
-    ]
+
+    def torch(lanes: int, kept: bool = False) -> Contender:
+        name = f"torch, length-sorted, {lanes} traces, {threads} threads{', freed memory kept' * kept}"
+        arguments = (path, threads, lanes)
+        return _apart(name, [shape], "torch_epoch", *arguments, calls=calls, lanes=lanes, kept=kept, repeats=1)
+
+    ours = _apart("ours, packed lanes", [shape], "our_epoch", path, calls=calls, lanes=cases.TRAINING_LANES, repeats=1)
+    return [ours, *map(torch, EPOCH_LANES), torch(EPOCH_LANES[0], kept=True)]
 
 
 def three_seeds(shape: lstm.Shape) -> list[Contender]:
     """Three members together, and one after another."""
     calls = 3 * cases.TRAINING_CALLS
     return [
-        _training("ours, together", shape, "our_training", 3, calls=calls),
-        _training("ours, one after another", shape, "three_apart", calls=calls),
+        _apart("ours, together", [shape], "our_training", 3, calls=calls),
+        _apart("ours, one after another", [shape], "three_apart", calls=calls),
     ]
 
 
 def minibatches(shape: lstm.Shape) -> list[Contender]:
     """The lanes of a minibatch of 4,096 calls, the default first."""
     return [
-        _training(f"ours, {lanes} lanes x {cases.TRAINING_CALLS // lanes} steps", shape, "our_training", 1, lanes)
+        _apart(f"ours, {lanes} lanes x {cases.TRAINING_CALLS // lanes} steps", [shape], "our_training", 1, lanes)
         for lanes in (cases.TRAINING_LANES, 16, 32, 128, 256)
     ]
 
@@ -93,32 +153,35 @@ def devices(work: str, shape: lstm.Shape) -> list[Contender]:
     """Scoring or training with the cores split into 1, 2, ... CPU devices, all cores first."""
     maker, calls = ("our_scoring", cases.SCORING_CALLS) if work == "scoring" else ("our_training", cases.TRAINING_CALLS)
     return [
-        _training(f"ours, {count} CPU device{'s' * (count > 1)}", shape, maker, calls=calls, devices=count)
+        _apart(f"ours, {count} CPU device{'s' * (count > 1)}", [shape], maker, calls=calls, devices=count)
         for count in range(os.cpu_count() or 1, 0, -1)
     ]
 
 
-def _training(
+def _apart(
     name: str,
-    shape: lstm.Shape,
+    shapes: Sequence[lstm.Shape],
     maker: str,
-    *more: object,
-    arguments: tuple[object, ...] = (),
+    *arguments: object,
+    options: dict[str, Any] | None = None,
     calls: int = cases.TRAINING_CALLS,
     lanes: int = 0,
     kept: bool = True,
     devices: int | None = None,
     repeats: int = REPEATS,
+    check: Callable[[], None] = lambda: None,
 ) -> Contender:
+    """What a function of `cases` makes, in a process of its own."""
     settings = {
-        "shape": str(shape),
+        "shapes": list(map(str, shapes)),
         "maker": maker,
-        "arguments": [*arguments, *more],
+        "arguments": arguments,
+        "options": options or {},
         "keep_freed_memory": kept,
         "devices": devices or os.cpu_count() or 1,
         "repeats": repeats,
     }
-    return Contender(name, functools.partial(_in_process, settings), calls, lanes)
+    return Contender(name, functools.partial(_in_process, settings), calls, lanes, check=check)
 
 
 def _in_process(settings: dict[str, Any]) -> Run:
@@ -130,23 +193,18 @@ def _in_process(settings: dict[str, Any]) -> Run:
     return Run(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def our_scoring(shape: lstm.Shape) -> Callable[[], object]:
-    """Scoring of a fixed shape."""
-    return cases.fixed_scoring([shape], [])[0].run
-
-
 def work(settings: dict[str, Any]) -> Run:
     """What a process does: prepares, runs once, and times the runs after that."""
     jax.config.update("jax_num_cpu_devices", settings["devices"])
     if settings["keep_freed_memory"]:
         cpu.keep_freed_memory()
-    makers = {"our_scoring": our_scoring, **vars(cases)}
-    prepare = functools.partial(makers[settings["maker"]], lstm.Shape.parse(settings["shape"], cases.V))
+    shapes = [lstm.Shape.parse(shape, cases.V) for shape in settings["shapes"]]
+    prepare = functools.partial(getattr(cases, settings["maker"]), *shapes, *settings["arguments"])
     run = None
 
     def first() -> None:
         nonlocal run
-        run = prepare(*settings["arguments"])
+        run = prepare(**settings["options"])
         run()
 
     seconds, memory = measured(first)

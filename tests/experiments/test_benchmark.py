@@ -30,9 +30,9 @@ def archive(tmp_path_factory):
 
 
 def test_a_table_and_a_roofline_come_of_it(commands, tmp_path):
-    flags = [f"--output={tmp_path}", "--shapes=1x4", "--rounds=1"]
+    flags = [f"--output={tmp_path}", "--shapes=1x4", "--rounds=1", "--torch_threads=1"]
     # Without PyTorch's contenders: it may not be here.
-    setup = "module.cases.TORCH_LANES = ()\nmodule.cases.MEMBERS = (1, 2)"
+    setup = "module.worker.SCORING_LANES = ()\nmodule.cases.MEMBERS = (1, 2)"
     cases = {"run": [*flags, "--cases=scoring,members"], "again": [*flags, "--cases=members"]}
     for done in commands("benchmark", cases, setup).values():
         assert done.code == 0, done.err
@@ -70,7 +70,13 @@ def test_what_is_timed_runs_and_runs_again(archive, maker, needs_archive, argume
 
 
 def test_a_worker_times_itself_in_a_process_of_its_own():
-    settings = {"shape": TINY, "maker": "our_training", "arguments": [1, 64], "keep_freed_memory": True}
+    settings = {
+        "shapes": [TINY],
+        "maker": "our_training",
+        "arguments": [1, 64],
+        "options": {},
+        "keep_freed_memory": True,
+    }
     run = worker._in_process(settings | {"devices": 2, "repeats": 2})
     assert 0 < run.seconds < run.first and run.memory is not None and run.memory > 0
     assert set(dataclasses.asdict(run)) == {"first", "seconds", "memory"}
@@ -82,7 +88,7 @@ def test_the_start_is_that_of_the_command_score():
 
 @needs_torch
 def test_peers_score_what_we_do(archive):
-    for contender in [*cases.fixed_scoring([SHAPE], [1]), *cases.archive(SHAPE, str(archive), [1])]:
+    for contender in [*worker.scoring([SHAPE], [1]), *worker.archive(SHAPE, str(archive), [1])]:
         contender.check()
 
 
