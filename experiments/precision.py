@@ -2,20 +2,21 @@
 
   syscall-lm precision --archive=adfa.parquet --models=runs/adfa --output=results/precision
 
-Three ways of scoring an archive are compared, member by member: float32; bfloat16 operands with sums and states in
-float32, which is the arithmetic of the Hopper kernel (kernels/scoring/mosaic_gpu.py), emulated; and int8 weights, one
-scale a column, with float32 for everything else. Told are the largest and the mean difference of a call's
+Four ways of scoring an archive are compared, member by member: float32; bfloat16 operands with sums and c in float32,
+which is the arithmetic of the Hopper kernel (kernels/scoring/mosaic_gpu.py) but for its tanh, emulated; int8 weights,
+one scale a column, with float32 for everything else; and int8 operands: those weights, and h, which lies between -1 and
+1, rounded to 1/127 before each product. Told are the largest and the mean difference of a call's
 surprisal, the rank correlation (Spearman) of the traces' scores, and the AUC's difference. They count as harmless while
 the AUC moves by less than 0.001.
 
 Beside that the speed of operands of each type on this device: of a recurrent product `[256, H] x [H, 4H]` alone, and of
-scoring a tile, which is what decides whether they pay. There h, which lies between -1 and 1, is rounded to 1/127 for
-int8, and what a step adds up and the cell are float32.
+scoring a tile, which is what decides whether they pay.
 """
 
 import json
 import pathlib
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -68,16 +69,40 @@ def main() -> None:
     print(table_of(result))
 
 
-class Bfloat16(scoring.Scorer):
-    """Scores with operands of products rounded to bfloat16; what is added up, c and the log-sum-exp are float32."""
+class Rounding(scoring.Scorer):
+    """Scores with operands of products rounded; what is added up, c and the log-sum-exp are float32.
+
+    Args:
+      members: language models.
+      surprisal: one of the two functions below.
+    """
+
+    def __init__(self, members: Sequence[store.Member], surprisal: "Surprisal"):
+        super().__init__(members)
+        self._rounding_surprisal = surprisal
 
     def tile(self, states: scoring.States, tile: Tile) -> tuple[scoring.States, list[list[Array]]]:
         """See `Scorer.tile`."""
-        return self._on_lanes(_bfloat16_surprisal, states, tile)
+        return self._on_lanes(self._rounding_surprisal, states, tile)
 
 
-def _bfloat16_surprisal(folded: Params, state: lstm.State, tile: Tile) -> tuple[lstm.State, Array]:
-    weights = jax.tree.map(lambda leaf: _rounded(leaf) if leaf.ndim > 1 else leaf, folded)
+Surprisal = Callable[[Params, lstm.State, Tile], tuple[lstm.State, Array]]
+
+
+def bfloat16_surprisal(folded: Params, state: lstm.State, tile: Tile) -> tuple[lstm.State, Array]:
+    """As `lstm.score`, matrices and states rounded to bfloat16."""
+    weights = jax.tree.map(lambda leaf: _bfloat16(leaf) if leaf.ndim > 1 else leaf, folded)
+    return _surprisal(weights, state, tile, _bfloat16)
+
+
+def int8_surprisal(folded: Params, state: lstm.State, tile: Tile) -> tuple[lstm.State, Array]:
+    """As `lstm.score`, states rounded to 1/127; matrices as they are."""
+    return _surprisal(folded, state, tile, lambda h: jnp.round(h * 127) / 127)
+
+
+def _surprisal(
+    weights: Params, state: lstm.State, tile: Tile, rounded: Callable[[Array], Array]
+) -> tuple[lstm.State, Array]:
     layers = [weights["layers"][str(number)] for number in range(len(weights["layers"]))]
 
     def step(state: lstm.State, call: tuple[Array, Array, Array]) -> tuple[lstm.State, Array]:
@@ -86,15 +111,15 @@ def _bfloat16_surprisal(folded: Params, state: lstm.State, tile: Tile) -> tuple[
         for number, layer in enumerate(layers):
             c, h = (jnp.where(reset[:, None], 0, part) for part in state[number])
             if number:
-                x = _rounded(x) @ layer["w_ih"] + layer["b"]
-            c, x = cell(x + _rounded(h) @ layer["w_hh"], c)
+                x = rounded(x) @ layer["w_ih"] + layer["b"]
+            c, x = cell(x + rounded(h) @ layer["w_hh"], c)
             after.append((c, x))
-        return after, nll(_rounded(x), weights["w_out"], weights["b_out"], targets)
+        return after, nll(rounded(x), weights["w_out"], weights["b_out"], targets)
 
     return jax.lax.scan(step, state, (jnp.asarray(tile.inputs), jnp.asarray(tile.targets), jnp.asarray(tile.reset)))
 
 
-def _rounded(array: Array) -> Array:
+def _bfloat16(array: Array) -> Array:
     """To the nearest bfloat16; a product of two such numbers is exact in float32."""
     return array.astype(jnp.bfloat16).astype(jnp.float32)
 
@@ -114,9 +139,11 @@ def int8_weights(params: Params) -> Params:
 def compare(member: store.Member, benchmark: data.Benchmark) -> list[dict[str, Any]]:
     """A row for each cheaper precision."""
     exact = scoring.Scorer([member]).surprisal(benchmark.traces)[0]
+    quantised = store.Member(member.name, member.shape, int8_weights(member.params))
     cheaper = {
-        "bfloat16 operands": Bfloat16([member]),
-        "int8 weights": scoring.Scorer([store.Member(member.name, member.shape, int8_weights(member.params))]),
+        "bfloat16 operands": Rounding([member], bfloat16_surprisal),
+        "int8 weights": scoring.Scorer([quantised]),
+        "int8 operands": Rounding([quantised], int8_surprisal),
     }
     return [
         {"precision": name, **benchmark.effect(scorer.surprisal(benchmark.traces)[0], exact)}
