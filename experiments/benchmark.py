@@ -6,7 +6,8 @@
 Cases: `scoring` and `training` (fixed shapes), `ensemble` (one model of each shape), `seeds` (three members together),
 `archive` (scoring an archive, from its file), `epoch` (training on its training traces), `members` (1 to 32),
 `sweep` (lanes and steps of a tile, lanes of a minibatch), `devices` (how many CPU devices the cores are split into) and
-`start` (the command `score` on one trace, with and without a persistent compilation cache).
+`start` (the command `score` on one trace, with and without a persistent compilation cache), `operands` (of scoring's
+products).
 
 Every implementation of a case runs in turn, several rounds; a row holds medians of real (unpadded) calls per second,
 the ratio to each peer, and the fraction of the floor: the floating-point operations of the calls that it computes over
@@ -42,7 +43,19 @@ from syscall_lm.models import lstm
 from syscall_lm.reports import figures
 from syscall_lm.traces.archive import TraceArchive
 
-NAMES = ("scoring", "training", "ensemble", "seeds", "archive", "epoch", "members", "sweep", "devices", "start")
+NAMES = (
+    "scoring",
+    "training",
+    "ensemble",
+    "seeds",
+    "archive",
+    "epoch",
+    "members",
+    "sweep",
+    "devices",
+    "start",
+    "operands",
+)
 OF_ARCHIVE = ("archive", "epoch")
 
 OUTPUT = flags.DEFINE_string("output", None, "directory for benchmark.json, table.md and roofline.png", required=True)
@@ -152,6 +165,9 @@ def _cases(shapes: Sequence[lstm.Shape], threads: list[int]) -> list[Case]:
         "devices": [
             Case(f"scoring {first}, CPU devices", scoring, few, worker.devices, "scoring", first),
             Case(f"training {first}, CPU devices", learning, few, worker.devices, "training", first),
+        ],
+        "operands": [
+            Case(f"scoring {shape}, operands", shape.flops_per_call, few, worker.operands, shape) for shape in shapes
         ],
         "start": [Case(f"`score` of one trace, {first}", scoring, few, worker.start, first)],
     }

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 import tqdm
 from absl import flags
 
+from syscall_lm import scoring
 from syscall_lm.detectors import ensemble
 from syscall_lm.detectors.base import traces_needed
 from syscall_lm.detectors.language_model import LanguageModelDetector
@@ -46,6 +47,11 @@ FAR = flags.DEFINE_float("far", 0.01, "false alarm rate that the threshold is se
 STRETCH = flags.DEFINE_integer("stretch", 20, "calls in the most surprising stretch", lower_bound=1)
 TOP = flags.DEFINE_integer("top", 10, "how many of the most suspicious traces to print", lower_bound=0)
 
+OPERANDS = flags.DEFINE_enum(
+    "operands", "float32", scoring.OPERANDS,
+    "of matrix products on a CPU; bfloat16 is faster on processors with AVX512-BF16 or AMX, slower on others; it moves "
+    "a trace's score by some 0.01",
+)  # fmt: skip
 SHARD_CALLS = flags.DEFINE_integer("shard_calls", 2**21, "calls that are scored before they are safe on disk", 1)
 ENGINE = flags.DEFINE_enum("engine", "local", ["local", "ray"], "what scores: this process, or actors on Ray")
 RAY_ADDRESS = flags.DEFINE_string("ray_address", "", "ray: address of a running cluster; empty starts Ray here")
@@ -58,7 +64,7 @@ def main() -> None:
     """Scores the archive batch by batch."""
     archive = TraceArchive(ARCHIVE.value)
     with _engine_ready():
-        scorer = BatchScorer(MODEL.value, ARCHIVE.value, ENSEMBLE.value, FAR.value, STRETCH.value)
+        scorer = BatchScorer(MODEL.value, ARCHIVE.value, *_choices())
         detector = scorer.detector
         held_out = detector.calibration.held_out.shape[1]
         if held_out < traces_needed(FAR.value):
@@ -95,8 +101,12 @@ def _engine(scorer: BatchScorer) -> shards.Engine:
     if ENGINE.value == "local":
         return local.engine(scorer)
     paths = os.path.abspath(MODEL.value), os.path.abspath(ARCHIVE.value)
-    arguments = (*paths, ENSEMBLE.value, FAR.value, STRETCH.value)
-    return ray.engine(paths[1], BatchScorer, arguments, WORKERS.value)
+    return ray.engine(paths[1], BatchScorer, (*paths, *_choices()), WORKERS.value)
+
+
+def _choices() -> tuple[str, float, int, str]:
+    """What `BatchScorer` takes beside the two paths."""
+    return ENSEMBLE.value, FAR.value, STRETCH.value, OPERANDS.value
 
 
 def _fingerprint() -> dict[str, Any]:
@@ -109,6 +119,7 @@ def _fingerprint() -> dict[str, Any]:
         "ensemble": ENSEMBLE.value,
         "far": FAR.value,
         "stretch": STRETCH.value,
+        "operands": OPERANDS.value,
     }
 
 

@@ -37,6 +37,11 @@ def _backward(saved, dy):
 project.defvjp(_forward, _backward)
 
 
+def product(x: jax.Array, w: jax.Array) -> jax.Array:
+    """`x @ w` in x's type; where w is of another type, of operands that are rounded to that."""
+    return x @ w if w.dtype == x.dtype else jnp.matmul(x.astype(w.dtype), w, preferred_element_type=x.dtype)
+
+
 def weight_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
     """The gradient of `w` in `x @ w`: `[..., D]` and `[..., G]` to `[D, G]`."""
     leading = tuple(range(x.ndim - 1))  # not merged into one: lanes may lie on different devices, steps do not

@@ -27,6 +27,7 @@ from syscall_lm.window_scoring import WindowScorer
 LANES, ACCELERATOR_LANES = 512, 16_384  # for each device; so many give an H200's multiprocessors 128 each
 STEPS = 128
 SHARE = 64  # lanes
+OPERANDS = ("float32", "bfloat16")  # of matrix products
 TILES_IN_FLIGHT = 2  # the host prepares and unpacks tiles while the device computes others
 
 
@@ -38,9 +39,19 @@ class Scorer:
       lanes: traces that each device scores side by side, None for what suits the kind of device; fewer are used where
         one long trace would outlast the others.
       steps: T of a tile.
+      operands: of the products of language models on a CPU, one of OPERANDS; all else is float32. bfloat16 is faster
+        where the processor multiplies it (AVX512-BF16, AMX), and slower elsewhere.
+
+    Raises:
+      SyscallLMError: bfloat16 where there is an accelerator, whose kernels choose for themselves.
     """
 
-    def __init__(self, members: Sequence[Member], lanes: int | None = None, steps: int = STEPS):
+    def __init__(
+        self, members: Sequence[Member], lanes: int | None = None, steps: int = STEPS, operands: str = "float32"
+    ):
+        if operands != "float32" and jax.default_backend() != "cpu":
+            raise SyscallLMError(f"{operands} operands are a choice for CPUs; here kernels choose for themselves")
+        self._program = _PROGRAMS[operands]
         self.names = [member.name for member in members]
         self.go = members[0].shape.vocabulary_size
         self._lanes = lanes or (LANES if jax.default_backend() == "cpu" else ACCELERATOR_LANES)
@@ -56,7 +67,7 @@ class Scorer:
             params = [members[number].params for number in numbers]
             if isinstance(shape, lstm.Shape):
                 self._order += numbers
-                self._groups.append(_stacked([lstm.fold(one) for one in params]))
+                self._groups.append(_stacked([lstm.with_operands(lstm.fold(one), operands) for one in params]))
             else:
                 self._by_windows.append((numbers, WindowScorer(shape, _stacked(params))))
 
@@ -181,7 +192,7 @@ class Scorer:
         shares = [packing.Tile(*share) for share in zip(*(_split(part, len(states)) for part in tile), strict=True)]
         for mesh, share, before in zip(_meshes(tile.inputs.shape[1]), shares, states, strict=True):
             groups = zip(self._groups_on(mesh), before, strict=True)
-            results = [_program(function, group, state, share, mesh) for group, state in groups]
+            results = [self._program(function, group, state, share, mesh) for group, state in groups]
             after.append([state for state, _ in results])
             found.append([values for _, values in results])
         return after, found
@@ -253,7 +264,9 @@ def _on_devices(
     return shared_out(group, state, tile)
 
 
-_program = cpu.jit(_on_devices, static_argnums=(0, 4), donate_argnums=2)
+_PROGRAMS = {
+    kind: cpu.jit(_on_devices, eigen=kind == "float32", static_argnums=(0, 4), donate_argnums=2) for kind in OPERANDS
+}  # Eigen has no products of bfloat16 worth the name
 
 
 def _surprisal(folded: Params, state: lstm.State, tile: packing.Tile) -> tuple[lstm.State, Array]:

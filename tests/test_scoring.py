@@ -1,10 +1,12 @@
 """Scoring whole, in tiles, or call by call gives the same numbers."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from syscall_lm import scoring
+from syscall_lm.errors import SyscallLMError
 from syscall_lm.models import language_model, lstm
 from syscall_lm.models.store import Member
 from syscall_lm.traces.trace import Sequences
@@ -51,6 +53,46 @@ def alone(members, traces):
 def test_packed_tiles_equal_each_trace_alone(members, traces, alone, lanes, steps):
     scores = scoring.Scorer(members, lanes, steps).surprisal(traces)
     np.testing.assert_allclose(scores, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_operands_of_bfloat16_are_rounded_and_nothing_else_is(members, traces, alone):
+    """Against the equations in float64, call by call."""
+
+    def rounded(x):
+        return np.asarray(x, np.float32).astype(jnp.bfloat16).astype(np.float64)
+
+    def sigmoid(z):
+        return 1 / (1 + np.exp(-z))
+
+    expected = np.empty((len(members), len(traces.calls)))
+    for row, member in zip(expected, members, strict=True):
+        folded = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), lstm.fold(member.params))
+        position = 0
+        for calls in traces:
+            state = [np.zeros((2, member.shape.cells)) for _ in folded["layers"]]
+            for before, call in zip([V, *calls[:-1]], calls, strict=True):
+                x = folded["table"][before]
+                for number, (c, h) in enumerate(state):
+                    layer = folded["layers"][str(number)]
+                    if number:
+                        x = rounded(x) @ rounded(layer["w_ih"]) + layer["b"]
+                    i, f, g, o = np.split(x + rounded(h) @ rounded(layer["w_hh"]), 4)
+                    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+                    x = sigmoid(o) * np.tanh(c)
+                    state[number] = np.stack([c, x])
+                logits = rounded(x) @ rounded(folded["w_out"]) + folded["b_out"]
+                row[position] = np.log(np.exp(logits).sum()) - logits[call]
+                position += 1
+    scores = scoring.Scorer(members, 4, 16, operands="bfloat16").surprisal(traces)
+    off, otherwise = abs(scores - expected), abs(alone - expected)
+    assert np.quantile(off, 0.9) < 2e-6 < np.quantile(otherwise, 0.1)
+    assert off.max() <= otherwise.max()  # where a sum's last bit decides how the next operand is rounded
+
+
+def test_an_accelerators_kernels_choose_their_operands(members, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with pytest.raises(SyscallLMError, match="choice for CPUs"):
+        scoring.Scorer(members, operands="bfloat16")
 
 
 def test_call_by_call_equals_whole(members, traces):

@@ -76,10 +76,10 @@ def training_flops(shape: lstm.Shape) -> int:
     return 3 * shape.flops_per_call
 
 
-def our_scoring(*shapes: lstm.Shape) -> Callable[[], np.ndarray]:
+def our_scoring(*shapes: lstm.Shape, operands: str = "float32") -> Callable[[], np.ndarray]:
     """Scores traces of one length, `[T, B]`, under a model of each shape."""
     pairs = zip(shapes, _fresh(shapes), strict=True)
-    scorer = scoring.Scorer([Member(str(number), *pair) for number, pair in enumerate(pairs)])
+    scorer = scoring.Scorer([Member(str(number), *pair) for number, pair in enumerate(pairs)], operands=operands)
     _, targets = random_calls(SCORING_CALLS // SCORING_LANES, SCORING_LANES)
     return functools.partial(scorer.surprisal, Sequences.from_list(targets.T))
 

@@ -32,6 +32,7 @@ from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments.benchmarking import cases
 from syscall_lm.experiments.benchmarking.cases import Contender, Run
 from syscall_lm.models import language_model, lstm, store
+from syscall_lm.scoring import OPERANDS
 from syscall_lm.traces.archive import TraceArchiveWriter
 from syscall_lm.traces.trace import Trace
 from syscall_lm.traces.vocabulary import Vocabulary
@@ -146,6 +147,14 @@ def minibatches(shape: lstm.Shape) -> list[Contender]:
     return [
         _apart(f"ours, {lanes} lanes x {cases.TRAINING_CALLS // lanes} steps", [shape], "our_training", 1, lanes)
         for lanes in (cases.TRAINING_LANES, 16, 32, 128, 256)
+    ]
+
+
+def operands(shape: lstm.Shape) -> list[Contender]:
+    """Scoring a fixed shape with products of operands of each type."""
+    return [
+        _apart(f"ours, {kind}", [shape], "our_scoring", options={"operands": kind}, calls=cases.SCORING_CALLS)
+        for kind in OPERANDS
     ]
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from syscall_lm.kernels import elementary
 from syscall_lm.kernels.blocks import scan_blocks
-from syscall_lm.kernels.projection import weight_gradient
+from syscall_lm.kernels.projection import product, weight_gradient
 
 BLOCK_ROWS = 2048
 BLOCK_ROWS_ON_GPU = 16_384  # on an H200 32 blocks of 2,048 rows took 1.3 ms and as much again between them
@@ -26,7 +26,7 @@ def weighted_nll(h, w_out, b_out, targets, weights):
 
 def of_rows(h, w_out, b_out, targets):
     """All rows as one block: surprisals, whether the target is the most probable call, and what the gradient needs."""
-    logits = h @ w_out + b_out
+    logits = product(h, w_out) + b_out
     highest = logits.max(-1)
     chosen = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
     shifted = elementary.exp_of_negative(logits - highest[..., None])

@@ -40,7 +40,8 @@ def score_tile(
 
     Args:
       table: `[V + 1, 4H]`, the embedding folded into the first layer's input gates, bias included.
-      w_hh: `[H, 4H]` for each layer, the recurrent weights.
+      w_hh: `[H, 4H]` for each layer, the recurrent weights. In bfloat16, as w_ih and w_out, "xla" rounds the other
+        operand of their products to it too; all that is added up is float32.
       upper: `(w_ih [H, 4H], b [4H])` for each layer after the first.
       w_out: `[H, V]`.
       b_out: `[V]`.

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from syscall_lm.kernels.lstm import cell
 from syscall_lm.kernels.nll.xla import of_rows
+from syscall_lm.kernels.projection import product
 
 
 def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, unroll=1):
@@ -21,8 +22,8 @@ def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, 
                 c, h = (jnp.where(reset[:, None], 0, part) for part in carry[number])
                 if number > 0:
                     w_ih, b = upper[number - 1]
-                    x = x @ w_ih + b
-                c, x = cell(x + h @ weights, c)
+                    x = product(x, w_ih) + b
+                c, x = cell(x + product(h, weights), c)
                 after.append((c, x))
         with jax.named_scope("head"):
             return after, of_rows(x, w_out, b_out, targets)[0]

@@ -58,14 +58,22 @@ class LanguageModelDetector(Detector):
         self.calibration = calibrate(members, normal, self._held_out, "held-out normal traces")
 
     @classmethod
-    def load(cls, model: Model, method: str = "leaky_relu", false_alarm_rate: float = 0.01) -> "LanguageModelDetector":
+    def load(
+        cls, model: Model, method: str = "leaky_relu", false_alarm_rate: float = 0.01, operands: str = "float32"
+    ) -> "LanguageModelDetector":
         """A detector from a calibrated model directory.
 
+        Args:
+          model: that was loaded.
+          method: how the members' scores become one, see `ensemble`.
+          false_alarm_rate: what the threshold is set for.
+          operands: see `Scorer`.
+
         Raises:
-          SyscallLMError: the calibration is missing or does not fit.
+          SyscallLMError: the calibration is missing or does not fit, or `Scorer` refuses.
         """
         detector = cls(model.vocabulary.size, [str(m.shape) for m in model.members], None, method, false_alarm_rate)
-        detector.scorer = scoring.Scorer(model.members)
+        detector.scorer = scoring.Scorer(model.members, operands=operands)
         detector.calibration = load_calibration(model.path, model.members)
         detector.threshold_ = detector.calibration.threshold(method, false_alarm_rate)
         return detector

@@ -24,6 +24,7 @@ class BatchScorer:
       method: how the members' scores become one, see `ensemble`.
       false_alarm_rate: what the threshold is set for.
       stretch: calls in the most surprising stretch.
+      operands: of matrix products, see `Scorer`.
 
     Attributes:
       detector: the loaded model.
@@ -40,9 +41,10 @@ class BatchScorer:
         method: str,
         false_alarm_rate: float,
         stretch: int,
+        operands: str,
     ):
         loaded, opened = store.load(pathlib.Path(model)), TraceArchive(archive)
-        self.detector = LanguageModelDetector.load(loaded, method, false_alarm_rate)
+        self.detector = LanguageModelDetector.load(loaded, method, false_alarm_rate, operands)
         self.schema = _schema(self.detector, loaded.path, opened.path)
         self._table = loaded.translation(opened)
         self._vocabulary = loaded.vocabulary

@@ -64,7 +64,7 @@ def initial_state(params: Params, lanes: int, device: jax.sharding.Sharding | No
 
     def zeros(w_hh: Array) -> Array:
         *members, cells, _ = w_hh.shape
-        return jnp.zeros((*members, lanes, cells), w_hh.dtype, device=device)
+        return jnp.zeros((*members, lanes, cells), params["b_out"].dtype, device=device)
 
     return [(zeros(layer["w_hh"]), zeros(layer["w_hh"])) for layer in _layers(params)]
 
@@ -150,6 +150,15 @@ def fold(params: Params) -> Params:
         "w_out": params["w_out"],
         "b_out": params["b_out"],
     }
+
+
+def with_operands(folded: Params, kind: str) -> Params:
+    """What `fold` returns, its matrices of that type: operands of products are rounded to it, sums are not."""
+    layers = {
+        number: {name: leaf.astype(kind) if leaf.ndim > 1 else leaf for name, leaf in layer.items()}
+        for number, layer in folded["layers"].items()
+    }
+    return {**folded, "layers": layers, "w_out": folded["w_out"].astype(kind)}
 
 
 def step(folded: Params, state: State, inputs: HostArray, reset: HostArray) -> tuple[State, Array]:

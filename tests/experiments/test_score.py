@@ -10,6 +10,7 @@ import pytest
 from syscall_lm import scoring
 from syscall_lm.detectors.autoencoder import AutoencoderDetector
 from syscall_lm.detectors.language_model import LanguageModelDetector
+from syscall_lm.engines import shards
 from syscall_lm.models import store
 from syscall_lm.traces.archive import METADATA_KEY, TraceArchive, TraceArchiveWriter
 from syscall_lm.traces.trace import ATTACK, NORMAL, Trace
@@ -74,6 +75,7 @@ def scored(folder, commands):
         "ok": case("ok.parquet"),
         "average": case("average.parquet", "traces", "model", "--ensemble=average", "--far=0.2", "--stretch=7"),
         "windows": case("windows.parquet", "traces", "windows", f"--profile_dir={folder}/profile"),
+        "bfloat16": case("bfloat16.parquet", "traces", "model", "--operands=bfloat16"),
         "other": case("other.parquet", "other"),
         "same": case("same.parquet", "same"),
         "no call name in common": case("bad", "foreign"),
@@ -94,18 +96,27 @@ def scored(folder, commands):
     return commands("score", {name: [*flags, "--shard_calls=2000"] for name, flags in cases.items()})
 
 
-@pytest.mark.parametrize(("case", "name"), [("ok", "model"), ("windows", "windows")])
-def test_every_row_equals_what_the_library_says(folder, scored, case, name):
+@pytest.mark.parametrize(
+    ("case", "name", "operands", "tolerance"),
+    [
+        ("ok", "model", "float32", 1e-5),
+        ("windows", "windows", "float32", 1e-5),
+        ("bfloat16", "model", "bfloat16", 1e-3),  # a sum's last bit may decide how the next operand is rounded
+    ],
+)
+def test_every_row_equals_what_the_library_says(folder, scored, case, name, operands, tolerance):
     assert scored[case].code == 0, scored[case].err
     table = pq.read_table(folder / f"{case}.parquet")
     model = store.load(folder / name)
-    detector = LanguageModelDetector.load(model)
+    detector = LanguageModelDetector.load(model, operands=operands)
     batch = TraceArchive(folder / "traces").read()
     members = detector.member_scores(batch.calls)
     assert table["id"].to_pylist() == list(batch.column("id"))
     for i, name in enumerate(detector.scorer.names):
-        np.testing.assert_allclose(table[f"nll_{name}"], members[i], rtol=1e-5)
-    np.testing.assert_allclose(table["score"], detector.decision_function(batch.calls), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(table[f"nll_{name}"], members[i], rtol=tolerance)
+    np.testing.assert_allclose(table["score"], detector.decision_function(batch.calls), rtol=tolerance, atol=1e-6)
+    footer = pq.read_metadata(folder / f"{case}.parquet").metadata
+    assert json.loads(footer[shards.MANIFEST_KEY.encode()])["operands"] == operands
     assert table["length"].to_pylist() == batch.calls.lengths.tolist()
     abnormal = np.array(table["verdict"].to_pylist()) == "abnormal"
     np.testing.assert_array_equal(abnormal, np.asarray(table["score"]) > detector.threshold_)
@@ -145,7 +156,7 @@ def test_another_hosts_archive_is_mapped_by_name(folder, scored):
 
 def test_mistakes_are_one_sentence_and_leave_nothing(folder, scored):
     for expected, result in scored.items():
-        if expected in ("ok", "average", "windows", "other", "same"):
+        if expected in ("ok", "average", "windows", "bfloat16", "other", "same"):
             continue
         assert result.code == 2 and expected in result.err, (expected, result)
         assert result.err.startswith("error: ") and result.err.count("\n") == 1, result.err
