@@ -3,25 +3,26 @@
   pip install -e '.[bench]'
   syscall-lm benchmark --output=results/benchmark --archive=adfa.parquet
 
-Cases: `scoring` and `training` (fixed shapes), `ensemble` (one model of each shape), `seeds` (three members together),
-`archive` (scoring an archive, from its file), `epoch` (training on its training traces), `members` (1 to 32),
-`sweep` (lanes and steps of a tile, lanes of a minibatch), `devices` (how many CPU devices the cores are split into) and
-`start` (the command `score` on one trace, with and without a persistent compilation cache), `operands` (of scoring's
-products).
+Cases: `scoring` and `training` (fixed shapes), `ensemble` (both, one model of each shape), `seeds` (three members of
+one shape together), `archive` (scoring all of an archive, from its file), `real` (its training traces, under each model
+and all), `epoch` (training on these), `members` (1 to 32), `sweep` (lanes and steps of a tile, lanes of a minibatch),
+`devices` (how many CPU devices the cores are split into) and `start` (the command `score` on one trace, with and
+without a persistent compilation cache), `operands` (of scoring's products).
 
 Every implementation of a case runs in turn, several rounds; a row holds medians of real (unpadded) calls per second,
 the ratio to each peer, and the fraction of the floor: the floating-point operations of the calls that it computes over
 the matrix-multiply rate of all cores, measured between the rounds. What has peers is timed in processes of their own,
 ours and theirs alike, each round anew: the median of three runs of scoring, of seven steps of training, or one epoch
-after a first. Theirs have the C library's memory as it is; in training PyTorch also has it as `train` does, which keeps
-what is freed. Surprisals are compared with ours first. First runs, with compilation, are timed
-apart, and what the process grew by in them. Cases that are in --output already and are not asked for stay as they are,
-with the commit that they were measured on. Machines are shared and noisy: quote ratios, and absolute speeds on a GPU
-only. It takes two to three hours on two cores; close everything else.
+after a first, which is told apart. Theirs have the C library's memory as it is; in training PyTorch also has it as
+`train` does, which keeps what is freed. Surprisals are compared with ours. First runs, with compilation, are timed
+apart, what of them XLA compiled, and what the process grew by in them. Cases that are in --output already and are not
+asked for stay as they are, with the commit that they were measured on. Machines are shared and noisy: quote ratios, and
+absolute speeds on a GPU only. It takes two hours on two cores; close everything else.
 """
 
 import functools
 import json
+import math
 import os
 import pathlib
 import statistics
@@ -49,6 +50,7 @@ NAMES = (
     "ensemble",
     "seeds",
     "archive",
+    "real",
     "epoch",
     "members",
     "sweep",
@@ -56,7 +58,7 @@ NAMES = (
     "start",
     "operands",
 )
-OF_ARCHIVE = ("archive", "epoch")
+OF_ARCHIVE = ("archive", "real", "epoch")
 
 OUTPUT = flags.DEFINE_string("output", None, "directory for benchmark.json, table.md and roofline.png", required=True)
 ARCHIVE = flags.DEFINE_string("archive", "", f"trace archive for {' and '.join(OF_ARCHIVE)}; empty leaves them out")
@@ -117,7 +119,7 @@ def _cases(shapes: Sequence[lstm.Shape], threads: list[int]) -> list[Case]:
     if path and TraceArchive(path).vocabulary.size > V:
         raise SyscallLMError(f"{path}: the benchmark's vocabulary has {V} ids; use an ADFA-LD archive")
     archive = pathlib.Path(path).name
-    together = "+".join(map(str, shapes))
+    together, all_flops = "+".join(map(str, shapes)), sum(shape.flops_per_call for shape in shapes)
     found = {
         "scoring": [
             Case(f"scoring {shape}, fixed shape", shape.flops_per_call, rounds, worker.scoring, [shape], threads)
@@ -128,17 +130,31 @@ def _cases(shapes: Sequence[lstm.Shape], threads: list[int]) -> list[Case]:
             for shape in shapes
         ],
         "ensemble": [
+            Case(f"scoring {together}, fixed shape", all_flops, few, worker.scoring, shapes, [max(threads)]),
             Case(
-                f"scoring {together}, fixed shape",
-                sum(shape.flops_per_call for shape in shapes),
-                few,
-                worker.scoring,
-                shapes,
-                [max(threads)],
-            )
+                f"training {together}, fixed shape", 3 * all_flops, few, worker.ensemble_training, shapes, max(threads)
+            ),
         ],
-        "seeds": [Case(f"training three {first}", learning, few, worker.three_seeds, first)],
-        "archive": [Case(f"scoring all of {archive}, {first}", scoring, few, worker.archive, first, path, threads)],
+        "seeds": [
+            Case(f"training three {first}", learning, few, worker.three_seeds, first),
+            Case(f"scoring three {first}", scoring, few, worker.three_scored, first),
+        ],
+        "archive": [
+            Case(f"scoring all of {archive}, {first}", scoring, few, worker.archive, [first], path, True, max(threads))
+        ],
+        "real": [
+            Case(
+                f"scoring training traces of {archive}, {'+'.join(map(str, chosen))}",
+                sum(shape.flops_per_call for shape in chosen),
+                few,
+                worker.archive,
+                chosen,
+                path,
+                False,
+                max(threads),
+            )
+            for chosen in [*([shape] for shape in shapes), shapes]
+        ],
         "epoch": [
             Case(
                 f"training {shape}, an epoch of {archive}",
@@ -149,7 +165,7 @@ def _cases(shapes: Sequence[lstm.Shape], threads: list[int]) -> list[Case]:
                 path,
                 max(threads),
             )
-            for shape in dict.fromkeys((first, last))
+            for shape in shapes
         ],
         "members": [Case(f"scoring, members of {first}", scoring, few, cases.members, first)],
         "sweep": [
@@ -181,21 +197,31 @@ def measure(case: Case) -> list[dict[str, Any]]:
     """Runs the contenders in turn; one row each, ours first."""
     contenders = case.contenders()
     for contender in contenders:
-        told: list[object] = []
-        contender.first, contender.memory = worker.measured(lambda run=contender.run, told=told: told.append(run()))
-        if isinstance(told[0], cases.Run):
-            contender.first, contender.memory = told[0].first, told[0].memory
         contender.check()
     rates, bandwidths = [], []
-    for _ in range(case.rounds):
+    for turn in range(case.rounds):
         rates.append(matrix_rate())
         bandwidths.append(cache_rate())
         for contender in contenders:
-            start = time.perf_counter()
-            own = contender.run()
-            taken = time.perf_counter() - start
-            contender.seconds.append(own.seconds if isinstance(own, cases.Run) else taken)
+            run_once(contender)
+            if turn == 0 and not contender.seconds:  # its first run says nothing but what a first run costs
+                run_once(contender)
     return _rows(case, contenders, statistics.median(rates), statistics.median(bandwidths))
+
+
+def run_once(contender: Contender) -> None:
+    """One run of a contender, which says what it took or, if that is its first one here, what a first run takes."""
+    told: list[object] = []
+    taken = worker.measured(lambda: told.append(contender.run()))
+    first = contender.first == 0
+    if isinstance(told[0], cases.Run):  # in a process of its own, after a first run there
+        own = told[0]
+        contender.seconds.append(own.seconds)
+        taken = own.first, own.compiling, own.memory
+    elif not first:
+        contender.seconds.append(taken[0])
+    if first:
+        contender.first, contender.compiling, contender.memory = taken
 
 
 def _rows(case: Case, contenders: list[Contender], rate: float, bandwidth: float) -> list[dict[str, Any]]:
@@ -214,6 +240,7 @@ def _rows(case: Case, contenders: list[Contender], rate: float, bandwidth: float
             "matrix_rate_gflops": rate / 1e9,
             "cache_gigabytes_per_second": bandwidth / 1e9,
             "first_seconds": contender.first,
+            "compiling_seconds": contender.compiling,
             "memory_mib": contender.memory,
         }
         for contender in contenders
@@ -268,17 +295,20 @@ def table_of(result: dict[str, Any]) -> str:
     lines = [
         "Made by experiments/benchmark.py. Calls per second: median, and slowest to fastest, of the rounds. Floor: "
         "floating-point operations of what is computed over the matrix-multiply rate of the same minutes. First: "
-        "seconds of the first run, with compilation. Memory: what the process grew by in it.",
+        "seconds of the first run, with compilation; compiling: those in which XLA compiled, of both cores together "
+        "where each has its program. Memory: what the process grew by in it.",
         "",
-        "| case | implementation | calls/s | spread | rounds | ours / this | of the floor | first | memory | commit |",
-        "|---" * 10 + "|",
+        "| case | implementation | calls/s | spread | rounds | ours / this | of the floor | first | compiling | memory "
+        "| commit |",
+        "|---" * 11 + "|",
     ]
     for row in result["rows"]:
         median, low, high = (f"{v:,.{0 if v >= 100 else 2}f}" for v in (row["calls_per_second"], *row["spread"]))
         lines.append(
             f"| {row['case']} | {row['implementation']} | {median} | {low} to {high} | "
             f"{row['rounds']} | {row['ours_over_this']:.2f} | {100 * row['fraction_of_floor']:.0f} % | "
-            f"{row['first_seconds']:.1f} s | {row['memory_mib'] or 0:,.0f} MiB | "
+            f"{row['first_seconds']:.1f} s | {row.get('compiling_seconds', math.nan):.1f} s | "
+            f"{row['memory_mib'] or 0:,.0f} MiB | "
             f"{row['commit']} |"
         )
     return "\n".join(lines) + "\n"

@@ -32,11 +32,13 @@ class Run:
 
     Attributes:
       first: seconds of the first run there, compilation included.
+      compiling: seconds of it in which XLA compiled.
       seconds: median of the runs after it.
       memory: MiB by which the process grew over what it held before.
     """
 
     first: float
+    compiling: float
     seconds: float
     memory: float | None
 
@@ -52,7 +54,7 @@ class Contender:
       lanes: traces side by side.
       computed: calls that it computes, if identical traces make that fewer than `calls`.
       check: raises if what it computes is not what ours does; called once, after the first run.
-      seconds, first, memory: measured; see `Run`.
+      seconds, first, compiling, memory: measured; see `Run`.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Contender:
     check: Callable[[], None] = lambda: None
     seconds: list[float] = dataclasses.field(default_factory=list)
     first: float = 0.0
+    compiling: float = 0.0
     memory: float | None = None
 
     @property
@@ -89,13 +92,20 @@ def peer_scoring(*shapes: lstm.Shape, lanes: int, threads: int | None = None) ->
 
     Gives each model's surprisals `[T, B]`.
     """
-    params = _fresh(shapes)
-    peers: list[Peer] = [
-        Flax(*pair) if threads is None else Torch(*pair, threads) for pair in zip(shapes, params, strict=True)
-    ]
+    peers = _peers(shapes, threads)
     calls = random_calls(SCORING_CALLS // SCORING_LANES, SCORING_LANES)
     batches = list(zip(*(np.split(array, SCORING_LANES // lanes, axis=1) for array in calls), strict=True))
     return lambda: [np.concatenate([peer.score(*batch) for batch in batches], axis=1) for peer in peers]
+
+
+def _peers(shapes: Sequence[lstm.Shape], threads: int | None) -> list[Peer]:
+    pairs = zip(shapes, _fresh(shapes), strict=True)
+    return [Flax(*pair) if threads is None else Torch(*pair, threads) for pair in pairs]
+
+
+def _multiple(threads: int | None) -> int:
+    """Of how many steps batches of real traces are: each number of them is a program that Flax has to compile."""
+    return 256 if threads is None else 1
 
 
 def _fresh(shapes: Sequence[lstm.Shape]) -> list[Params]:
@@ -123,10 +133,16 @@ def our_training(shape: lstm.Shape, members: int = 1, lanes: int = TRAINING_LANE
     return lambda: run(1)
 
 
-def three_apart(shape: lstm.Shape) -> Callable[[], object]:
-    """The same step of three members, one after another."""
-    alone = [our_training(shape) for _ in range(3)]
-    return lambda: [step() for step in alone]
+def in_turn(*shapes: lstm.Shape, maker: str, arguments: Sequence[object] = ()) -> Callable[[], object]:
+    """What another function of this module makes of one shape, of each of these, one after another."""
+    alone = [globals()[maker](shape, *arguments) for shape in shapes]
+    return lambda: [run() for run in alone]
+
+
+def by_vmap(*shapes: lstm.Shape, maker: str, arguments: Sequence[object] = ()) -> Callable[[], object]:
+    """What another function makes, members side by side as on an accelerator; it stays so in this process."""
+    lstm.over_members = lambda function, *stacked, shared=(): jax.vmap(lambda *one: function(*one, *shared))(*stacked)
+    return globals()[maker](*shapes, *arguments)
 
 
 def our_epoch(shape: lstm.Shape, archive: str) -> Callable[[], object]:
@@ -151,10 +167,10 @@ def _steps(shape: lstm.Shape, members: int, traces: Sequences, steps: int) -> Ca
     return run
 
 
-def torch_epoch(shape: lstm.Shape, archive: str, threads: int, lanes: int) -> Callable[[], object]:
-    """The same epoch in PyTorch: whole traces, sorted by length and padded, so many a minibatch."""
-    peer = Torch(shape, language_model.initialise(jax.random.key(0), shape), threads)
-    batches = [batch for batch, _ in padded(epoch_traces(archive), lanes)]
+def peer_epoch(shape: lstm.Shape, archive: str, lanes: int, threads: int | None = None) -> Callable[[], object]:
+    """The same epoch of a peer (see `peer_scoring`): whole traces, sorted by length and padded, so many a minibatch."""
+    (peer,) = _peers([shape], threads)
+    batches = [batch for batch, _ in padded(epoch_traces(archive), lanes, _multiple(threads))]
 
     def run() -> None:
         for targets in batches:
@@ -172,36 +188,50 @@ def epoch_traces(archive: str) -> Sequences:
     return batch.calls.take(chosen)
 
 
-def our_archive(shape: lstm.Shape, path: str) -> Callable[[], np.ndarray]:
-    """Scores all traces of an archive, from its file to a score a trace: packed lanes, identical traces once."""
-    scorer = scoring.Scorer([Member("ours", shape, _fresh([shape])[0])])
+def our_archive(*shapes: lstm.Shape, path: str, whole: bool = True) -> Callable[[], np.ndarray]:
+    """Scores an archive, from its file to a score `[M, N]` of every model and trace: packed, identical traces once.
+
+    Args:
+      shapes: of the M models.
+      path: of the archive.
+      whole: all of its traces, or those to train on.
+    """
+    pairs = zip(shapes, _fresh(shapes), strict=True)
+    scorer = scoring.Scorer([Member(str(number), *pair) for number, pair in enumerate(pairs)])
 
     def run() -> np.ndarray:
-        traces = TraceArchive(path).read().calls
-        return scoring.means(scorer.surprisal(traces)[0], traces)
+        traces = archive_traces(path, whole)
+        return scoring.means(scorer.surprisal(traces), traces)
 
     return run
 
 
-def torch_archive(shape: lstm.Shape, path: str, threads: int, lanes: int) -> Callable[[], np.ndarray]:
-    """The same in PyTorch: sorted by length and padded, so many traces a batch."""
-    peer = Torch(shape, _fresh([shape])[0], threads)
+def peer_archive(
+    *shapes: lstm.Shape, path: str, lanes: int, threads: int | None = None, whole: bool = True
+) -> Callable[[], np.ndarray]:
+    """The same of a peer (see `peer_scoring`): sorted by length and padded, so many traces a batch."""
+    peers = _peers(shapes, threads)
 
     def run() -> np.ndarray:
-        traces = TraceArchive(path).read().calls
-        means = np.empty(len(traces))
-        for targets, chosen in padded(traces, lanes):
-            surprisal = peer.score(_shifted(targets), np.maximum(targets, 0))
-            for lane, trace in enumerate(chosen):
-                means[trace] = surprisal[: traces.lengths[trace], lane].mean(dtype=np.float64)
+        traces = archive_traces(path, whole)
+        means = np.empty((len(peers), len(traces)))
+        for targets, chosen in padded(traces, lanes, _multiple(threads)):
+            for number, peer in enumerate(peers):
+                surprisal = peer.score(_shifted(targets), np.maximum(targets, 0))
+                for lane, trace in enumerate(chosen):
+                    means[number, trace] = surprisal[: traces.lengths[trace], lane].mean(dtype=np.float64)
         return means
 
     return run
 
 
-def calls_of(path: str) -> tuple[int, int]:
-    """The calls of an archive, all and of distinct traces."""
-    traces = TraceArchive(path).read().calls
+def archive_traces(path: str, whole: bool = True) -> Sequences:
+    """All traces of an archive, or those to train on."""
+    return TraceArchive(path).read().calls if whole else epoch_traces(path)
+
+
+def calls_of(traces: Sequences) -> tuple[int, int]:
+    """The calls of traces, all and of distinct ones."""
     return len(traces.calls), int(traces.lengths[traces.distinct()[0]].sum())
 
 
@@ -236,13 +266,20 @@ def sweep(shape: lstm.Shape) -> list[Contender]:
     return contenders
 
 
-def padded(traces: Sequences, lanes: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Minibatches of similar length: targets `[T, B]`, -1 where a trace has ended, and the traces' numbers `[B]`."""
+def padded(traces: Sequences, lanes: int, multiple: int = 1) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Minibatches of similar length: targets `[T, B]`, -1 where a trace has ended, and the traces' numbers `[B]`.
+
+    Args:
+      traces: to be sorted by length.
+      lanes: B; the last minibatch may have fewer, but where T is rounded up it has empty lanes.
+      multiple: T is one of this.
+    """
     order = np.argsort(traces.lengths, kind="stable")
     batches = []
     for start in range(0, len(order), lanes):
         chosen = order[start : start + lanes]
-        targets = np.full((traces.lengths[chosen].max(), len(chosen)), -1, np.int64)
+        steps = -(-traces.lengths[chosen].max() // multiple) * multiple
+        targets = np.full((steps, lanes if multiple > 1 else len(chosen)), -1, np.int64)
         for lane, trace in enumerate(chosen):
             targets[: traces.lengths[trace], lane] = traces[int(trace)]
         batches.append((targets, chosen))

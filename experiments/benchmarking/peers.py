@@ -151,7 +151,10 @@ class Flax:
 
         def step(params, state, key, inputs, targets):
             def loss(params):
-                return jnp.mean(model.apply({"params": params}, inputs, targets, True, rngs={"dropout": key}))  # type: ignore[arg-type]
+                known = targets >= 0
+                chances = {"dropout": key}
+                nll = model.apply({"params": params}, inputs, jnp.maximum(targets, 0), True, rngs=chances)
+                return jnp.sum(jnp.where(known, nll, 0)) / jnp.sum(known)  # type: ignore[arg-type]
 
             updates, state = adam.update(jax.grad(loss)(params), state, params)
             return optax.apply_updates(params, updates), state

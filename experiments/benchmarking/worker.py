@@ -42,6 +42,7 @@ SCORING_REPEATS = 3
 # Traces a batch: PyTorch is taken at its best of these. Numbers of threads are compared at the first only.
 SCORING_LANES, TRAINING_LANES = (64, 16, 32, 128), (64, 32, 128)
 ARCHIVE_LANES, EPOCH_LANES = (16, 8, 32), (8, 4, 16)
+FLAX_ARCHIVE_LANES, FLAX_EPOCH_LANES = 32, 8
 
 
 def scoring(shapes: Sequence[lstm.Shape], threads: Sequence[int]) -> list[Contender]:
@@ -74,32 +75,27 @@ def _tried(threads: Sequence[int], lanes: Sequence[int]) -> list[tuple[int, int]
     return [(each, max(threads)) for each in lanes] + [(lanes[0], count) for count in sorted(threads)[:-1]]
 
 
-def archive(shape: lstm.Shape, path: str, threads: Sequence[int]) -> list[Contender]:
-    """All traces of an archive, from its file to a score a trace."""
-    path, most = os.path.abspath(path), max(threads)
-    calls, distinct = cases.calls_of(path)
+def archive(shapes: Sequence[lstm.Shape], path: str, whole: bool, threads: int) -> list[Contender]:
+    """Traces of an archive, from its file to a score of every model and trace."""
+    common = {"path": os.path.abspath(path), "whole": whole}
+    calls, distinct = cases.calls_of(cases.archive_traces(**common))
 
     def check() -> None:
-        ours, theirs = cases.our_archive(shape, path), cases.torch_archive(shape, path, most, ARCHIVE_LANES[0])
-        np.testing.assert_allclose(theirs(), ours(), rtol=1e-5, atol=1e-5)
+        theirs = cases.peer_archive(*shapes, **common, lanes=ARCHIVE_LANES[0], threads=threads)
+        np.testing.assert_allclose(theirs(), cases.our_archive(*shapes, **common)(), rtol=1e-5, atol=1e-5)
 
-    ours = _apart("ours, identical traces once", [shape], "our_archive", path, calls=calls, repeats=1)
-    ours.computed, ours.check = distinct, check
+    def peer(name: str, lanes: int, threads: int | None) -> Contender:
+        options = {**common, "lanes": lanes, "threads": threads}
+        return _apart(name, shapes, "peer_archive", options=options, calls=calls, lanes=lanes, kept=False, repeats=1)
+
+    ours = _apart("ours, identical traces once", shapes, "our_archive", options=common, calls=calls, repeats=1)
+    ours.computed = distinct
+    if not whole:  # all of an archive takes PyTorch minutes, and its training traces show as much
+        ours.check = check
     return [
         ours,
-        *(
-            _apart(
-                f"torch, length-sorted, {lanes} traces, {most} threads",
-                [shape],
-                "torch_archive",
-                *(path, most, lanes),
-                calls=calls,
-                lanes=lanes,
-                kept=False,
-                repeats=1,
-            )
-            for lanes in ARCHIVE_LANES
-        ),
+        *(peer(f"torch, length-sorted, {lanes} traces, {threads} threads", lanes, threads) for lanes in ARCHIVE_LANES),
+        peer(f"flax, length-sorted, {FLAX_ARCHIVE_LANES} traces", FLAX_ARCHIVE_LANES, None),
     ]
 
 
@@ -126,19 +122,50 @@ def epoch(shape: lstm.Shape, archive: str, threads: int) -> list[Contender]:
 
     def torch(lanes: int, kept: bool = False) -> Contender:
         name = f"torch, length-sorted, {lanes} traces, {threads} threads{', freed memory kept' * kept}"
-        arguments = (path, threads, lanes)
-        return _apart(name, [shape], "torch_epoch", *arguments, calls=calls, lanes=lanes, kept=kept, repeats=1)
+        return peer(name, lanes, threads, kept)
+
+    def peer(name: str, lanes: int, threads: int | None, kept: bool = False) -> Contender:
+        return _apart(name, [shape], "peer_epoch", path, lanes, threads, calls=calls, lanes=lanes, kept=kept, repeats=1)
 
     ours = _apart("ours, packed lanes", [shape], "our_epoch", path, calls=calls, lanes=cases.TRAINING_LANES, repeats=1)
-    return [ours, *map(torch, EPOCH_LANES), torch(EPOCH_LANES[0], kept=True)]
+    flax = peer(f"flax, length-sorted, {FLAX_EPOCH_LANES} traces", FLAX_EPOCH_LANES, None)
+    return [ours, *map(torch, EPOCH_LANES), torch(EPOCH_LANES[0], kept=True), flax]
+
+
+def ensemble_training(shapes: Sequence[lstm.Shape], threads: int) -> list[Contender]:
+    """One step of a model of each shape on 4,096 calls, in turn; PyTorch and Flax as in `training`."""
+    lanes = cases.TRAINING_LANES
+
+    def turn(name: str, maker: str, *arguments: object, **options: Any) -> Contender:
+        inner = {"maker": maker, "arguments": arguments}
+        return _apart(name, shapes, "in_turn", options=inner, lanes=lanes, **options)
+
+    return [
+        turn("ours", "our_training"),
+        turn(f"torch, {lanes} traces, {threads} threads", "torch_training", threads, lanes, kept=False),
+        turn(f"torch, {lanes} traces, {threads} threads, freed memory kept", "torch_training", threads, lanes),
+        turn(f"flax, {lanes} traces", "flax_training", kept=False, devices=1),
+    ]
 
 
 def three_seeds(shape: lstm.Shape) -> list[Contender]:
-    """Three members together, and one after another."""
+    """Three members trained together: each step of one after another, as ours are on a CPU, or side by side; apart."""
     calls = 3 * cases.TRAINING_CALLS
+    own = {"maker": "our_training"}
     return [
-        _apart("ours, together", [shape], "our_training", 3, calls=calls),
-        _apart("ours, one after another", [shape], "three_apart", calls=calls),
+        _apart("ours, together (lax.map)", [shape], "our_training", 3, calls=calls),
+        _apart("ours, together (vmap)", [shape], "by_vmap", options={**own, "arguments": [3]}, calls=calls),
+        _apart("ours, one after another", [shape] * 3, "in_turn", options=own, calls=calls),
+    ]
+
+
+def three_scored(shape: lstm.Shape) -> list[Contender]:
+    """Three members of one shape that score together: a step of one after another, or side by side."""
+    shapes, calls = [shape] * 3, 3 * cases.SCORING_CALLS
+    common: dict[str, Any] = {"calls": calls, "lanes": cases.SCORING_LANES, "repeats": SCORING_REPEATS}
+    return [
+        _apart("ours (lax.map)", shapes, "our_scoring", **common),
+        _apart("ours (vmap)", shapes, "by_vmap", options={"maker": "our_scoring"}, **common),
     ]
 
 
@@ -216,14 +243,29 @@ def work(settings: dict[str, Any]) -> Run:
         run = prepare(**settings["options"])
         run()
 
-    seconds, memory = measured(first)
+    seconds, compiling, memory = measured(first)
     assert run is not None
     times = [measured(run)[0] for _ in range(settings["repeats"])]
-    return Run(seconds, statistics.median(times), memory)
+    return Run(seconds, compiling, statistics.median(times), memory)
 
 
-def measured(run: Callable[[], object]) -> tuple[float, float | None]:
-    """Seconds of a run, and the MiB by which the process grew in it at most; None where the kernel does not tell."""
+_compiling: list[float] = []  # seconds of every program since this process began
+
+
+def _listen(event: str, duration_secs: float, **_: object) -> None:
+    if event == "/jax/core/compile/backend_compile_duration":
+        _compiling.append(duration_secs)
+
+
+jax.monitoring.register_event_duration_secs_listener(_listen)
+
+
+def measured(run: Callable[[], object]) -> tuple[float, float, float | None]:
+    """Seconds of a run, those in which XLA compiled, and the MiB by which the process grew in it at most.
+
+    None where the kernel does not tell.
+    """
+    programs = len(_compiling)
     try:
         pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak counts from now (Linux, proc(5))
         before = _status("VmRSS")
@@ -232,7 +274,8 @@ def measured(run: Callable[[], object]) -> tuple[float, float | None]:
     start = time.perf_counter()
     run()
     seconds = time.perf_counter() - start
-    return seconds, None if before is None else max(0.0, _status("VmHWM") - before)
+    grown = None if before is None else max(0.0, _status("VmHWM") - before)
+    return seconds, sum(_compiling[programs:]), grown
 
 
 def _status(name: str) -> float:

@@ -15,6 +15,7 @@ from syscall_lm.traces.vocabulary import Vocabulary
 
 TINY = "1x4"
 SHAPE = lstm.Shape.parse(TINY, cases.V)
+WIDER = lstm.Shape.parse("2x5", cases.V)
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs the extra `bench`")
 
 
@@ -57,10 +58,10 @@ def test_mistakes_are_one_sentence(commands, tmp_path):
     ("maker", "needs_archive", "arguments"),
     [
         ("our_epoch", True, []),
-        ("three_apart", False, []),
         ("flax_training", False, []),
+        ("peer_epoch", True, [8]),
         pytest.param("torch_training", False, [1, 16], marks=needs_torch),
-        pytest.param("torch_epoch", True, [1, 8], marks=needs_torch),
+        pytest.param("peer_epoch", True, [8, 1], marks=needs_torch),
     ],
 )
 def test_what_is_timed_runs_and_runs_again(archive, maker, needs_archive, arguments):
@@ -79,7 +80,14 @@ def test_a_worker_times_itself_in_a_process_of_its_own():
     }
     run = worker._in_process(settings | {"devices": 2, "repeats": 2})
     assert 0 < run.seconds < run.first and run.memory is not None and run.memory > 0
-    assert set(dataclasses.asdict(run)) == {"first", "seconds", "memory"}
+    assert set(dataclasses.asdict(run)) == {"first", "compiling", "seconds", "memory"}
+    assert 0 < run.compiling < run.first
+
+
+@pytest.mark.parametrize("make", [worker.three_seeds, worker.three_scored])
+def test_members_are_timed_side_by_side_too(make):
+    assert "(vmap)" in make(SHAPE)[1].name
+    make(SHAPE)[1].run()  # an error of the process is raised
 
 
 def test_the_start_is_that_of_the_command_score():
@@ -88,8 +96,15 @@ def test_the_start_is_that_of_the_command_score():
 
 @needs_torch
 def test_peers_score_what_we_do(archive):
-    for contender in [*worker.scoring([SHAPE], [1]), *worker.archive(SHAPE, str(archive), [1])]:
+    for contender in [*worker.scoring([SHAPE], [1]), *worker.archive([SHAPE, WIDER], str(archive), False, 1)]:
         contender.check()
+
+
+def test_flax_scores_an_archive_as_we_do(archive):
+    common = {"path": str(archive), "whole": True}
+    ours = cases.our_archive(SHAPE, WIDER, **common)()
+    assert ours.shape == (2, 40)
+    np.testing.assert_allclose(cases.peer_archive(SHAPE, WIDER, **common, lanes=8)(), ours, rtol=1e-5, atol=1e-5)
 
 
 def test_padding_holds_every_trace_once():
