@@ -2,10 +2,11 @@
 
   syscall-lm precision --archive=adfa.parquet --models=runs/adfa --output=results/precision
 
-Four ways of scoring an archive are compared, member by member: float32; bfloat16 operands with sums and c in float32,
-which is the arithmetic of the Hopper kernel (kernels/scoring/mosaic_gpu.py) but for its tanh, emulated; int8 weights,
-one scale a column, with float32 for everything else; and int8 operands: those weights, and h, which lies between -1 and
-1, rounded to 1/127 before each product. Told are the largest and the mean difference of a call's
+Ways of scoring an archive are compared, member by member: float32; on a CPU `score --operands=bfloat16` itself;
+bfloat16 operands with sums and c in float32, which is the arithmetic of the Hopper kernel
+(kernels/scoring/mosaic_gpu.py, whose table is bfloat16 too) but for its tanh, emulated; int8 weights, one scale a
+column, with float32 for everything else; and int8 operands: those weights, and h, which lies between -1 and 1, rounded
+to 1/127 before each product. Told are the largest and the mean difference of a call's
 surprisal, the rank correlation (Spearman) of the traces' scores, and the AUC's difference. They count as harmless while
 the AUC moves by less than 0.001.
 
@@ -140,7 +141,9 @@ def compare(member: store.Member, benchmark: data.Benchmark) -> list[dict[str, A
     """A row for each cheaper precision."""
     exact = scoring.Scorer([member]).surprisal(benchmark.traces)[0]
     quantised = store.Member(member.name, member.shape, int8_weights(member.params))
+    shipped = jax.default_backend() == "cpu"  # elsewhere kernels choose for themselves
     cheaper = {
+        **({"--operands=bfloat16": scoring.Scorer([member], operands="bfloat16")} if shipped else {}),
         "bfloat16 operands": Rounding([member], bfloat16_surprisal),
         "int8 weights": scoring.Scorer([quantised]),
         "int8 operands": Rounding([quantised], int8_surprisal),

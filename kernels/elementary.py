@@ -17,14 +17,14 @@ ROUNDING = np.float32(1.5 * 2**23)  # what is added to it is rounded to a whole 
 
 
 def tanh(x: jax.Array) -> jax.Array:
-    """The hyperbolic tangent; differentiable. In float32 on a CPU within 3.3e-7."""
+    """The hyperbolic tangent of each element of `[...]`; differentiable. In float32 on a CPU within 3.3e-7."""
     return _tanh(x) if _is_ours(x) else jnp.tanh(x)
 
 
 def exp_of_negative(x: jax.Array) -> jax.Array:
-    """exp(x) for x of at most 0; differentiable. In float32 on a CPU within 3e-7 of its value, 0 or nearly below -87.
+    """The exponential of each element of `[...]`, which are at most 0; differentiable.
 
-    NaN may give any number.
+    In float32 on a CPU within 3e-7 of its value, 0 or nearly below -87; NaN may give any number.
     """
     return _exp(x) if _is_ours(x) else jnp.exp(x)
 

@@ -33,7 +33,7 @@ def padded(size: int, unit: int) -> int:
 
 
 def pad(array: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Zeros behind the array in every dimension, up to `shape`."""
+    """An array of that shape: the given one, and zeros behind it in every dimension."""
     return jnp.pad(array, [(0, new - old) for old, new in zip(array.shape, shape, strict=True)])
 
 
@@ -109,7 +109,7 @@ def operand(shape: tuple[int, ...]) -> Any:
 
 
 def load(ref: Any) -> jax.Array:
-    """Reads device memory into registers, in whatever layout the arithmetic asks for."""
+    """Reads device memory, of any shape, into registers, in whatever layout the arithmetic asks for."""
     if choice.interpret is not None:
         return ref[...]
     index = ((),) if jax.__version_info__ < (0, 11) else ()
@@ -127,17 +127,25 @@ def columns(vector: jax.Array) -> jax.Array:
 
 
 def sigmoid(x: jax.Array) -> jax.Array:
-    """The logistic function by way of tanh, which is one instruction."""
+    """The logistic function of each element, by way of tanh, which is one instruction."""
     return 0.5 * jnp.tanh(0.5 * x) + 0.5
 
 
 def cell(gates: list[jax.Array], c: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`reference.cell` on the four gates of one group of cells, each `[LANES, CELLS]`; returns (c, h)."""
+    """One step of one group of cells, as `reference.cell`.
+
+    Args:
+      gates: i, f, g and o before their functions, each `[LANES, CELLS]`.
+      c: `[LANES, CELLS]`, the cell state before the step.
+
+    Returns:
+      (c, h) after it, each `[LANES, CELLS]`.
+    """
     i, f, g, o = gates
     c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
     return c, sigmoid(o) * jnp.tanh(c)
 
 
 def gates_of(sums: jax.Array) -> list[jax.Array]:
-    """A product's four gates, each `[LANES, CELLS]`."""
+    """The four gates of a product's sums `[LANES, COLUMNS]`, each `[LANES, CELLS]`."""
     return [sums[:, gate * CELLS : (gate + 1) * CELLS] for gate in range(4)]

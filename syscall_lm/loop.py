@@ -94,7 +94,8 @@ def train(
             calls_before = _calls(state)
             number = done
             for plans in in_runs(itertools.islice(objective.plans(epoch), done, None)):
-                state = step(state, *plans)
+                with jax.profiler.StepTraceAnnotation("train", step_num=step_number):
+                    state = step(state, *plans)
                 number += len(plans)
                 step_number += len(plans)
                 bar.update(len(plans))
@@ -108,13 +109,15 @@ def train(
                     _require_finite(loss, objective, epoch)
                 stop = processes.stop_requested(step_number)
                 if stop or checkpoints.due(step_number):
-                    checkpoints.save(trim({**state, "batch": np.int32(number)}), history)
+                    with jax.profiler.TraceAnnotation("save a checkpoint"):
+                        checkpoints.save(trim({**state, "batch": np.int32(number)}), history)
                 if stop:
                     kept = "the same command goes on there" if workdir else "nothing is kept, for there is no workdir"
                     raise Interrupted(f"{objective.name}: asked to stop after step {step_number}; {kept}")
             training = _training_metrics(objective, state)  # waits for the last step
             seconds = time.monotonic() - started
-            held_out = objective.metrics(objective.evaluate(state["params"], mesh))
+            with jax.profiler.TraceAnnotation("judge held-out traces"):
+                held_out = objective.metrics(objective.evaluate(state["params"], mesh))
             row = {
                 "shape": objective.name,
                 "epoch": epoch + 1,

@@ -148,11 +148,14 @@ def begin(
     )
 
     def step(state: dict[str, Any], *plans: np.ndarray) -> dict[str, Any]:
-        lanes = plans[0].shape[-1]
-        if len(plans) == 1:
-            return compiled_one(state, mesh.feed(objective.gather, plans[0]), origin, lanes=lanes)
-        batches = jax.tree.map(lambda *leaves: np.stack(leaves), *map(objective.gather, plans))
-        return compiled_several(state, jax.device_put(batches, mesh.everywhere), origin, lanes=lanes)
+        lanes, single = plans[0].shape[-1], len(plans) == 1
+        with jax.profiler.TraceAnnotation("gather minibatches"):
+            if single:
+                batch = mesh.feed(objective.gather, plans[0])
+            else:
+                stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *map(objective.gather, plans))
+                batch = jax.device_put(stacked, mesh.everywhere)
+        return (compiled_one if single else compiled_several)(state, batch, origin, lanes=lanes)
 
     return initial, step
 

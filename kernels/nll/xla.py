@@ -25,7 +25,18 @@ def weighted_nll(h, w_out, b_out, targets, weights):
 
 
 def of_rows(h, w_out, b_out, targets):
-    """All rows as one block: surprisals, whether the target is the most probable call, and what the gradient needs."""
+    """All rows as one block.
+
+    Args:
+      h: `[..., H]`, from which the calls are predicted.
+      w_out: `[H, V]`.
+      b_out: `[V]`.
+      targets: int `[...]`, the calls.
+
+    Returns:
+      surprisals `[...]` in nats; whether the target is the most probable call, bool `[...]`; and what the gradient
+      needs: exp of the logits less their highest, `[..., V]`, and its sum `[...]`.
+    """
     logits = product(h, w_out) + b_out
     highest = logits.max(-1)
     chosen = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]

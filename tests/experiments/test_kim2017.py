@@ -648,7 +648,7 @@ def test_precision_tells_what_cheaper_arithmetic_does(archive, models, commands,
     assert [(row["member"], row["precision"]) for row in rows] == [
         (member, kind)
         for member in ("1x4.1", "2x3.2")
-        for kind in ("bfloat16 operands", "int8 weights", "int8 operands")
+        for kind in ("--operands=bfloat16", "bfloat16 operands", "int8 weights", "int8 operands")
     ]
     for row in rows:  # weights within 0.1 and states within 1: roundings of 2^-9 and 2^-8 move a logit by some 1e-3
         assert 0 < row["mean_difference"] <= row["largest_difference"] < 0.01

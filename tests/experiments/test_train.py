@@ -63,6 +63,7 @@ def test_models_of_windows_are_trained_by_the_same_command(uninterrupted, archiv
     assert [str(member.shape) for member in model.members] == ["encoder-decoder-3x4", "autoencoder-3x4"]
     profile = next(path.with_name(f"{path.name}-profile").rglob("*.xplane.pb")).read_bytes()
     assert all(scope in profile for scope in (b"adam", b"fold", b"encoder", b"decoder"))
+    assert all(phase in profile for phase in (b"gather minibatches", b"judge held-out traces"))
     recipes = model.info["configuration"]["windows"]
     assert [recipe["length"] for recipe in recipes.values()] == [3, 3]
     assert recipes["encoder-decoder-3x4"]["learning_rate"] != recipes["autoencoder-3x4"]["learning_rate"]

@@ -11,14 +11,6 @@ from syscall_lm.kernels.lstm import api
 
 every = pytest.mark.parametrize("implementation", sorted(api.IMPLEMENTATIONS))
 
-
-def every_with(name, values, interpreted):
-    """Every implementation with each value; mosaic_gpu, whose interpreter takes a second a call, with those given."""
-    pairs = [(chosen, value) for chosen in sorted(api.IMPLEMENTATIONS) for value in values]
-    kept = [(chosen, value) for chosen, value in pairs if chosen != "mosaic_gpu" or value in interpreted]
-    return pytest.mark.parametrize(("implementation", name), kept)
-
-
 SHAPES = [(1, 1, 1), (7, 3, 5), (13, 1, 8), (5, 9, 4)]  # T, B, H
 # Measured over SHAPES: at most 2.8e-3 for mosaic_gpu, whose operands, x and h are bfloat16.
 BOUND = {"mosaic_gpu": 6e-3}
@@ -60,34 +52,39 @@ def assert_close(actual, expected, tolerance=1e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), actual, expected)
 
 
-@every_with("shape", SHAPES, SHAPES)
+@every
+@pytest.mark.parametrize("shape", SHAPES)
 def test_forward_equals_the_equations(implementation, shape):
     inputs = arguments(*shape)
     actual = kernel.lstm(*inputs, implementation=implementation)
     assert_close(actual, by_hand(*inputs), BOUND.get(implementation, 1e-5))
 
 
-@every_with("position", range(6), (0, 5))
-def test_a_reset_makes_what_comes_before_irrelevant(implementation, position):
-    x, w_hh, _, carry = arguments(6, 2, 4)
-    reset = np.zeros((6, 2), bool)
-    reset[position, 1] = True
+@every
+def test_a_reset_makes_what_comes_before_irrelevant(implementation):
+    """At every position: lane b starts a trace at step b; one more lane never does."""
+    steps = 6
+    x, w_hh, _, carry = arguments(steps, steps + 1, 4)
+    reset = np.eye(steps, steps + 1, dtype=bool)
     h, _ = kernel.lstm(x, w_hh, reset, carry, implementation=implementation)
-    other = np.where(np.arange(6)[:, None, None] < position, -x, x)
+    since = np.cumsum(reset, axis=0) > 0  # of each lane, the steps of the trace that started in it
+    other = np.where(since[..., None], x, -x)
     after, _ = kernel.lstm(other, w_hh, reset, tuple(1 - part for part in carry), implementation=implementation)
-    assert_close(h[position:, 1], after[position:, 1], 1e-6)
-    assert np.abs(h[:, 0] - after[:, 0]).max() > 1e-3  # the other lane remembers
     without, _ = kernel.lstm(x, w_hh, reset * False, carry, implementation=implementation)
-    assert_close(h[:, 0], without[:, 0], 1e-6)  # and does not notice
-    assert np.abs(h[position:, 1] - without[position:, 1]).max() > 1e-3
+    assert_close(h[since], after[since], 1e-6)
+    assert_close(h[~since], without[~since], 1e-6)  # what has not started yet does not notice, nor other lanes
+    for lane in range(steps):
+        assert np.abs(h[lane:, lane] - without[lane:, lane]).max() > 1e-3
+    assert np.abs(h[:, steps] - after[:, steps]).max() > 1e-3  # the lane without a start remembers
 
 
-@every_with("cuts", [(1,), (4,), (3, 4, 9), tuple(range(1, 13))], [(3, 4, 9)])
+@every
+@pytest.mark.parametrize("cuts", [(1,), (4,), (3, 4, 6), tuple(range(1, 8))])
 def test_one_pass_equals_chunks_with_carried_state(implementation, cuts):
-    x, w_hh, reset, carry = arguments(13, 3, 5)
+    x, w_hh, reset, carry = arguments(8, 3, 5)
     whole, last = kernel.lstm(x, w_hh, reset, carry, implementation=implementation)
     parts = []
-    for begin, end in zip((0, *cuts), (*cuts, 13), strict=True):
+    for begin, end in zip((0, *cuts), (*cuts, 8), strict=True):
         h, carry = kernel.lstm(x[begin:end], w_hh, reset[begin:end], carry, implementation=implementation)
         parts.append(h)
     assert_close(jnp.concatenate(parts), whole, 1e-6)
@@ -105,12 +102,13 @@ def loss(implementation, reset):
     return value
 
 
-@every_with("shape", SHAPES, SHAPES[1:3])
+@every
+@pytest.mark.parametrize("shape", SHAPES)
 def test_gradients_equal_the_reference(implementation, shape):
     x, w_hh, reset, carry = arguments(*shape)
     gradients = jax.grad(loss(implementation, reset), argnums=(0, 1, 2))(x, w_hh, carry)
     expected = jax.grad(loss("reference", reset), argnums=(0, 1, 2))(x, w_hh, carry)
-    assert_close(gradients, expected, GRADIENT_BOUND.get(implementation, 2e-5))
+    assert_close(gradients, expected, GRADIENT_BOUND.get(implementation, 1e-5))
 
 
 @every
