@@ -6,9 +6,9 @@ Ways of scoring an archive are compared, member by member: float32; on a CPU `sc
 bfloat16 operands with sums and c in float32, which is the arithmetic of the Hopper kernel
 (kernels/scoring/mosaic_gpu.py, whose table is bfloat16 too) but for its tanh, emulated; int8 weights, one scale a
 column, with float32 for everything else; and int8 operands: those weights, and h, which lies between -1 and 1, rounded
-to 1/127 before each product. Told are the largest and the mean difference of a call's
-surprisal, the rank correlation (Spearman) of the traces' scores, and the AUC's difference. They count as harmless while
-the AUC moves by less than 0.001.
+to 1/127 before each product. Told are the largest and the mean difference of a call's surprisal, the rank correlation
+(Spearman) of the traces' scores, and the AUC's difference. They count as harmless while the AUC moves by less than
+0.001.
 
 Beside that the speed of operands of each type on this device: of a recurrent product `[256, H] x [H, 4H]` alone, and of
 scoring a tile, which is what decides whether they pay.

@@ -53,7 +53,7 @@ class Contender:
       calls: real calls that a run works through.
       lanes: traces side by side.
       computed: calls that it computes, if identical traces make that fewer than `calls`.
-      check: raises if what it computes is not what ours does; called once, after the first run.
+      check: raises if what it computes is not what ours does; called once, before anything is timed.
       seconds, first, compiling, memory: measured; see `Run`.
     """
 

@@ -263,10 +263,7 @@ jax.monitoring.register_event_duration_secs_listener(_listen)
 
 
 def measured(run: Callable[[], object]) -> tuple[float, float, float | None]:
-    """Seconds of a run, those in which XLA compiled, and the MiB by which the process grew in it at most.
-
-    None where the kernel does not tell.
-    """
+    """Seconds of a run, those in which XLA compiled, and the MiB by which the process grew at most (None: not told)."""
     programs = len(_compiling)
     try:
         pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak counts from now (Linux, proc(5))
