@@ -34,7 +34,7 @@ from syscall_lm.traces.archive import TraceArchive
 from syscall_lm.traces.trace import Sequences
 
 BLOCK = 200  # file numbers
-DETECTORS = ("stide", "ngram", "ngram-calmest", "call-sets", "sets-and-calmest")
+DETECTORS = ("stide", "ngram", "ngram-calmest", "mixture", "call-sets", "sets-and-calmest", "sets-and-mixture")
 SCOPES = ("development", "reported", "all", "all_without_copies", "reported_without_copies")
 
 ARCHIVE = flags.DEFINE_string("archive", None, "ADFA-LD with the splits train and test", required=True)

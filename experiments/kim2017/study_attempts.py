@@ -2,21 +2,23 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from sklearn.covariance import EmpiricalCovariance
-from sklearn.ensemble import IsolationForest, RandomForestClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, IsolationForest, RandomForestClassifier
 from sklearn.mixture import GaussianMixture
 from sklearn.svm import OneClassSVM
 
 from syscall_lm import scoring, training
-from syscall_lm.detectors.agreement import pseudo_programs
+from syscall_lm.detectors import catalogue
+from syscall_lm.detectors.agreement import Agreement, pseudo_programs
 from syscall_lm.detectors.call_sets import CallSets
 from syscall_lm.detectors.features import Frequency
 from syscall_lm.detectors.language_model import TrainedMember
+from syscall_lm.detectors.mixture import ContextMixture
 from syscall_lm.detectors.ngram import NGram
-from syscall_lm.detectors.sections import stretch_means
+from syscall_lm.detectors.sections import Stretch, stretch_means
 from syscall_lm.experiments import data
 from syscall_lm.experiments.data import Benchmark
 from syscall_lm.traces.trace import Sequences
@@ -24,6 +26,7 @@ from syscall_lm.traces.trace import Sequences
 DEVELOPMENT = ("Adduser", "Hydra_SSH", "Meterpreter")  # attack families that choices are made on
 ORDER = 8
 FOLDS = 10
+LAGS = tuple(range(2, 13))  # as `ContextMixture` has them
 FLOOR = 0.05  # added before a logarithm, as `Agreement` does
 
 
@@ -251,6 +254,33 @@ def _supervised(context: Context, seed: int) -> np.ndarray:
     return np.asarray(forest.predict_proba(x))[:, 1]
 
 
+# What the boosted trees look at: every way of scoring that the catalogue has without a neural network.
+SCORES = ("stide", "t-stide", "frequency-knn", "tfidf-knn", "tfidf-cosine", "hmm", "elm")
+SCORES += ("ngram", "ngram-calmest", "ngram-highest", "mixture", "call-sets", "sets-and-mixture")
+
+
+def _boosted(context: Context, seed: int) -> np.ndarray:
+    """Boosted trees on detectors' scores, fitted to the labels of the development half (which they then know)."""
+    detectors = catalogue.build(SCORES, context.vocabulary_size, (), seed).values()
+    fitted = [context.benchmark.fit(detector, seed) for detector in detectors]
+    x = np.column_stack([detector.decision_function(context.traces) for detector in fitted])
+    trees = HistGradientBoostingClassifier(
+        learning_rate=0.05, max_iter=150, max_depth=3, l2_regularization=1, class_weight="balanced", random_state=seed
+    )
+    trees.fit(x[context.development], context.benchmark.is_attack[context.development])
+    return np.asarray(trees.predict_proba(x))[:, 1]
+
+
+def mixture(context: Context, lags: Sequence[int], sets: bool) -> np.ndarray:
+    """The calmest 150 calls of a context mixture with these lags, alone or as `sets-and-mixture` has it."""
+
+    def calmest() -> Stretch:
+        return Stretch(ContextMixture(context.vocabulary_size, lags=lags), "calmest", 150)
+
+    detector = Agreement([lambda: CallSets(context.vocabulary_size), calmest]) if sets else calmest()
+    return detector.fit(context.benchmark.train).decision_function(context.traces)
+
+
 def _universal(context: Context) -> np.ndarray:
     return np.full(len(context.traces.calls), 1 / context.vocabulary_size)
 
@@ -282,8 +312,12 @@ ATTEMPTS: dict[str, Attempt] = {
     "calmest 150 calls, calibrated by trace length": lambda c, s: standardised(c, "calmest", True),
     "sets-and-calmest, call sets calibrated by trace length": lambda c, s: agreed(c, True, False),
     "sets-and-calmest, both calibrated by trace length": lambda c, s: agreed(c, True, True),
+    "mixture of n-grams without lags, calmest 150 calls": lambda c, s: mixture(c, (), sets=False),
+    "mixture, calmest 150 calls": lambda c, s: mixture(c, LAGS, sets=False),
+    "sets-and-mixture without lags": lambda c, s: mixture(c, (), sets=True),
     "calmest 150 calls after self-training": _self_training,
     "random forest on labels": _supervised,
+    "boosted trees on detectors' scores and labels": _boosted,
 }
 
 RANDOM = {
@@ -292,11 +326,12 @@ RANDOM = {
     "isolation forest",
     "calmest 150 calls after self-training",
     "random forest on labels",
+    "boosted trees on detectors' scores and labels",
 }
 
 
 def kind(name: str) -> str:
     """inductive, transductive, or labels."""
-    if name == "random forest on labels":
+    if name.endswith("labels"):
         return "labels"
     return "transductive" if "self-training" in name else "inductive"

@@ -15,6 +15,7 @@ from syscall_lm.detectors.extreme_learning import ExtremeLearning
 from syscall_lm.detectors.features import FinalState, Frequency, TfIdf
 from syscall_lm.detectors.hmm import HiddenMarkov
 from syscall_lm.detectors.language_model import Ensemble, TrainedMember
+from syscall_lm.detectors.mixture import ContextMixture
 from syscall_lm.detectors.nearest import Nearest, WithinRadius
 from syscall_lm.detectors.ngram import NGram
 from syscall_lm.detectors.sections import LongestSection, Stretch
@@ -39,11 +40,15 @@ ALONE: dict[str, Callable[[int, int], Detector]] = {
     "ngram-calmest": lambda v, seed: Stretch(NGram(v), "calmest"),
     "ngram-highest": lambda v, seed: Stretch(NGram(v), "highest"),
     "ngram-longest": lambda v, seed: LongestSection(NGram(v)),
+    "mixture": lambda v, seed: ContextMixture(v),
     "encoder-decoder": lambda v, seed: EncoderDecoderDetector(v, seed=seed),
     "autoencoder": lambda v, seed: AutoencoderDetector(v, seed=seed),
     "call-sets": lambda v, seed: CallSets(v),
     "sets-and-calmest": lambda v, seed: Agreement(
         [lambda: CallSets(v), lambda: Stretch(NGram(v), "calmest", 150)],
+    ),
+    "sets-and-mixture": lambda v, seed: Agreement(
+        [lambda: CallSets(v), lambda: Stretch(ContextMixture(v), "calmest", 150)],
     ),
 }
 
@@ -79,7 +84,7 @@ KNOWN = "known beforehand"  # order 8 and stretches of 75 calls: their figures o
 CHOSEN_ON = {
     **dict.fromkeys(("ngram", "ngram-calmest", "ngram-highest", "ngram-longest"), KNOWN),
     **dict.fromkeys(("lstm-calmest", "lstm-highest"), KNOWN),
-    **dict.fromkeys(("call-sets", "sets-and-calmest"), DEVELOPMENT),
+    **dict.fromkeys(("mixture", "call-sets", "sets-and-calmest", "sets-and-mixture"), DEVELOPMENT),
 }
 
 NAMES = (*ALONE, *ON_MEMBER, *ON_MEMBERS)

@@ -7,14 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from syscall_lm import scoring
+from syscall_lm.detectors import lanes
 from syscall_lm.detectors.base import Detector
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.traces import packing
 from syscall_lm.traces.trace import Sequences
 from syscall_lm.types import Array
 
-LANES = 128
-STEPS = 256  # of a scoring tile
 CALLS_PER_PASS = 2**19  # training keeps the forward vectors of about so many calls at a time
 
 
@@ -136,8 +135,8 @@ def training_tiles(normal: Sequences) -> list[packing.Tile]:
     parts = [normal.take(np.array(group)) for group in groups]
     # No more lanes than the longest trace leaves filled: one of 60,000 calls among short ones would be mostly padding.
     calls = min(CALLS_PER_PASS, len(normal.calls))
-    lanes = min(LANES, max(map(len, parts)), -(-calls // normal.longest))
-    plans = [np.concatenate(list(packing.lane_plans(part, lanes, STEPS))) for part in parts]
+    width = min(lanes.LANES, max(map(len, parts)), -(-calls // normal.longest))
+    plans = [np.concatenate(list(packing.lane_plans(part, width, lanes.STEPS))) for part in parts]
     steps = max(map(len, plans))
     padded = [np.pad(plan, ((0, steps - len(plan)), (0, 0)), constant_values=-1) for plan in plans]
     return [packing.Packer(part, go=0).gather(plan) for part, plan in zip(parts, padded, strict=True)]
@@ -186,8 +185,7 @@ def _expected(parameters: Parameters, tile: packing.Tile) -> Counts:
     """Expected counts of one tile `[T, B]` (Rabiner 1989, eq. 27 to 40, with his scaling)."""
     start, transition, emission = parameters
     targets, reset, mask = (jnp.asarray(part) for part in (tile.targets, tile.reset, tile.mask))
-    lanes = targets.shape[1]
-    uniform = jnp.full((lanes, len(start)), 1 / len(start))
+    uniform = jnp.full((targets.shape[1], len(start)), 1 / len(start))
 
     def forward(alpha: Array, inputs: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array, Array]]:
         after, scale = _step(parameters, alpha, *inputs)
@@ -218,13 +216,9 @@ def _expected(parameters: Parameters, tile: packing.Tile) -> Counts:
 
 def surprisal(parameters: Parameters, traces: Sequences) -> np.ndarray:
     """-ln P(call | the calls before it) in nats, float32 `[total]`; traces of any lengths."""
-    if not len(traces):
-        return np.zeros(0, np.float32)
-    lanes = min(LANES, 1 << (len(traces) - 1).bit_length())
     packer = packing.Packer(traces, go=0)
-    alpha = jnp.zeros((lanes, len(parameters.start)))
-    scores = np.empty(len(traces.calls), np.float32)
-    for plan in packing.lane_plans(traces, lanes, STEPS):
-        alpha, values = _forward(parameters, alpha, packer.gather(plan))
-        scores[plan[plan >= 0]] = np.asarray(values)[plan >= 0]
-    return scores
+
+    def forward(alpha: Array, plan: np.ndarray) -> tuple[Array, Array]:
+        return _forward(parameters, alpha, packer.gather(plan))
+
+    return lanes.scan(traces, lambda width: jnp.zeros((width, len(parameters.start))), forward)

@@ -1,5 +1,7 @@
 """The n-gram language model: a Markov chain of any order, smoothed (the alternative of Kim et al., section 2.1)."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from syscall_lm import scoring
@@ -53,6 +55,11 @@ class NGram(Detector):
 
     def surprisal(self, traces: Sequences) -> np.ndarray:
         """-log P(call | the calls before it) in nats, float64 `[total]`, laid out like `traces.calls`."""
+        *_, longest = self.probabilities(traces)
+        return -np.log(longest)
+
+    def probabilities(self, traces: Sequences) -> Iterator[np.ndarray]:
+        """P_k(call | the k - 1 calls before it) for k = 1 to `order`, float64 `[total]` each."""
         text = Text.of(traces, before=self.order - 1)
         probability = np.full(len(traces.calls), 1 / self.vocabulary_size)
         contexts = np.zeros(len(text.calls), np.int64)
@@ -66,7 +73,7 @@ class NGram(Detector):
             interpolated = (count + types * probability) / np.where(known, total + types, 1)
             probability = np.where(known, interpolated, probability)
             contexts = numbers
-        return -np.log(probability)
+            yield probability
 
 
 def _predicted(text: Text, length: int) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hmmlearn.hmm import CategoricalHMM
 
-from syscall_lm.detectors import hmm
+from syscall_lm.detectors import hmm, lanes
 from syscall_lm.detectors.hmm import HiddenMarkov, Parameters
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.traces.trace import Sequences
@@ -74,7 +74,7 @@ def test_baum_welch_equals_hmmlearn(parameters, traces, iterations):
 def test_tiles_and_passes_do_not_change_the_counts(parameters, traces, monkeypatch):
     whole = hmm.expected(parameters, hmm.training_tiles(traces))
     monkeypatch.setattr(hmm, "CALLS_PER_PASS", 100)
-    monkeypatch.setattr(hmm, "STEPS", 7)
+    monkeypatch.setattr(lanes, "STEPS", 7)
     tiles = hmm.training_tiles(traces)
     assert len(tiles) > 2 and len({tile.targets.shape for tile in tiles}) == 1
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), hmm.expected(parameters, tiles), whole)
@@ -90,8 +90,8 @@ def test_a_long_trace_among_short_ones_is_little_padding():
 
 def test_scores_do_not_depend_on_lanes_and_tiles(parameters, traces, monkeypatch):
     expected = hmm.surprisal(parameters, traces)
-    monkeypatch.setattr(hmm, "STEPS", 11)
-    monkeypatch.setattr(hmm, "LANES", 2)
+    monkeypatch.setattr(lanes, "STEPS", 11)
+    monkeypatch.setattr(lanes, "LANES", 2)
     np.testing.assert_allclose(hmm.surprisal(parameters, traces), expected, rtol=1e-5, atol=1e-6)
 
 

@@ -608,12 +608,15 @@ def test_study(commands, study_archive, models, tmp_path):
 
 
 def test_attempts_calibrated_by_length(study_archive):
-    """Without the calibration they are the detector that ships; with it, a score rises or falls with length no more."""
+    """Without the calibration they are the detectors that ship; with it, a score rises or falls with length no more."""
     benchmark = data.benchmark(TraceArchive(study_archive))
     context = study_attempts.Context(benchmark, np.ones(len(benchmark.traces), bool), len(NAMES))
     shipped = benchmark.fit(catalogue.build(["sets-and-calmest"], len(NAMES))["sets-and-calmest"], 0)
     expected = shipped.decision_function(benchmark.traces)
     np.testing.assert_allclose(study_attempts.agreed(context, False, False), expected, rtol=1e-9, atol=1e-9)
+    shipped = benchmark.fit(catalogue.build(["sets-and-mixture"], len(NAMES))["sets-and-mixture"], 0)
+    mixture = study_attempts.mixture(context, study_attempts.LAGS, sets=True)
+    np.testing.assert_allclose(mixture, shipped.decision_function(benchmark.traces), rtol=1e-9, atol=1e-9)
     shape = lstm.Shape(len(NAMES), 3)
     member = TrainedMember(Member("m", shape, language_model.initialise(jax.random.key(0), shape)))
     by_ngram = study_attempts.with_language_model(context, member, 0, share=0.0)

@@ -1,0 +1,126 @@
+"""Context mixing: many simple models of the next call, trusted by how well they have done in the trace so far."""
+
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from syscall_lm import scoring
+from syscall_lm.detectors import lanes
+from syscall_lm.detectors.base import Detector
+from syscall_lm.detectors.ngram import NGram
+from syscall_lm.errors import SyscallLMError
+from syscall_lm.traces import packing
+from syscall_lm.traces.trace import Sequences
+from syscall_lm.types import Array
+
+
+class ContextMixture(Detector):
+    """Average negative log-likelihood under a mixture of K experts, weighted anew before every call.
+
+    Experts are n-gram models of several orders and *lagged* bigrams, which know the call d before, nothing in between:
+
+      P_d(x_t | x_(t-d)) = (c_d(x_(t-d), x_t) + t_d(x_(t-d)) P_1(x_t)) / (c_d(x_(t-d)) + t_d(x_(t-d)))
+
+    with counts c_d and kinds of followers t_d as in `NGram`, and P_1 its order 1. Where threads interleave or a
+    recording lost calls, contexts of consecutive calls are torn apart while some lag still fits. A trace starts with
+    equal weights, and
+
+      P(x_t) = sum_k w_k(t) P_k(x_t),    w_k(t+1) = (1 - share) w_k(t) P_k(x_t) / P(x_t) + share / K
+
+    the fixed-share rule (Herbster & Warmuth 1998): Bayes' rule for a best expert that changes with probability `share`.
+    On no stretch does the mixture do much worse than the expert that suits it best.
+
+    Args:
+      vocabulary_size: V.
+      orders: of the n-gram models, calls.
+      lags: d, at least one.
+      share: of the weights that is dealt out evenly after each call.
+      false_alarm_rate: see `Detector`.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        orders: Sequence[int] = (1, 2, 3, 5, 8, 12),
+        lags: Sequence[int] = tuple(range(2, 13)),
+        share: float = 0.05,
+        false_alarm_rate: float = 0.01,
+    ):
+        super().__init__(false_alarm_rate)
+        if not orders or min(orders) < 1 or min(lags, default=1) < 1 or not 0 <= share <= 1:
+            raise SyscallLMError(f"a mixture cannot have orders={orders}, lags={lags}, share={share}")
+        self.vocabulary_size, self.share = vocabulary_size, share
+        self.orders, self.lags = tuple(orders), tuple(lags)
+
+    def _fit(self, normal: Sequences) -> None:
+        self._ngram = NGram(self.vocabulary_size, max(self.orders)).fit(normal)
+        self._counts = []
+        for lag in self.lags:
+            counts = np.zeros((self.vocabulary_size + 1, self.vocabulary_size))
+            np.add.at(counts, (self._before(normal, lag), normal.calls), 1)
+            self._counts.append(counts)
+
+    def _before(self, traces: Sequences, lag: int) -> np.ndarray:
+        """The call `lag` places before each, V where the trace had not begun, `[total]`."""
+        place = np.arange(len(traces.calls)) - np.repeat(traces.offsets[:-1], traces.lengths)
+        return np.where(place < lag, self.vocabulary_size, np.roll(traces.calls, lag).astype(np.int64))
+
+    def experts(self, traces: Sequences) -> Iterator[np.ndarray]:
+        """P(call) of each expert, float64 `[total]`, the n-gram models by order, then the lagged ones."""
+        unigram = np.ones(0)
+        for order, probability in enumerate(self._ngram.probabilities(traces), start=1):
+            if order == 1:
+                unigram = probability
+            if order in self.orders:
+                yield probability
+        for lag, counts in zip(self.lags, self._counts, strict=True):
+            before = self._before(traces, lag)
+            total, kinds = counts.sum(axis=1)[before], (counts > 0).sum(axis=1)[before]
+            known = np.where(kinds > 0, total + kinds, 1)
+            yield np.where(kinds > 0, (counts[before, traces.calls] + kinds * unigram) / known, unigram)
+
+    def decision_function(self, traces: Sequences) -> np.ndarray:
+        """Nats per call, float64 `[N]`."""
+        return scoring.means(self.surprisal(traces), traces)
+
+    def surprisal(self, traces: Sequences) -> np.ndarray:
+        """-ln P(call | the calls before it) in nats, float32 `[total]`, laid out like `traces.calls`."""
+        return mixed(np.array(list(self.experts(traces)), np.float32), traces, self.share)
+
+
+def mixed(probabilities: np.ndarray, traces: Sequences, share: float) -> np.ndarray:
+    """Surprisal of each call under the fixed-share mixture of experts, see `ContextMixture`.
+
+    Args:
+      probabilities: `[K, total]`, what each expert gave the call that came; less than 1e-30 counts as 1e-30.
+      traces: whose calls these are.
+      share: see `ContextMixture`.
+
+    Returns:
+      float32 `[total]`, nats.
+    """
+    experts = len(probabilities)
+    padded = np.ones((len(traces.calls) + 1, experts), np.float32)  # index -1 reads the last row
+    padded[:-1] = np.maximum(probabilities, 1e-30).T
+    packer = packing.Packer(traces, go=0)
+
+    def forward(weights: Array, plan: np.ndarray) -> tuple[Array, Array]:
+        return _forward(weights, padded[plan], packer.gather(plan).reset, share)
+
+    return lanes.scan(traces, lambda width: jnp.full((width, experts), 1 / experts), forward)
+
+
+@jax.jit
+def _forward(weights: Array, probabilities: Array, reset: Array, share: float) -> tuple[Array, Array]:
+    """One tile: weights `[B, K]`, probabilities `[T, B, K]`, reset `[T, B]` to weights, and surprisal `[T, B]`."""
+    even = 1 / weights.shape[1]
+
+    def step(weights: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+        probabilities, reset = inputs
+        joint = jnp.where(reset[:, None], even, weights) * probabilities
+        total = joint.sum(axis=1, keepdims=True)
+        return (1 - share) * joint / total + share * even, -jnp.log(total[:, 0])
+
+    return jax.lax.scan(step, weights, (probabilities, reset))
