@@ -32,9 +32,12 @@ def write(folder: pathlib.Path, name: str, main: Callable[..., None], result: Ma
 
 
 def write_table(folder: pathlib.Path, name: str, value: Mapping[str, Any], table: Table) -> str:
-    """Writes a result's table, with the commands that made it, and returns it."""
+    """Writes a result's table, with the commands that made it and a note that the result may hold, and returns it."""
     padded = padding_column(folder)
-    page = table({**value, "padded": padded}) + "\n".join(["", "Made by", "", "```", *commands(name, value), "```", ""])
+    lines = ["", "Made by", "", "```", *commands(name, value), "```", ""]
+    if "note" in value:
+        lines = ["", value["note"], *lines]
+    page = table({**value, "padded": padded}) + "\n".join(lines)
     files.write_text(folder / f"{_TABLES.get(name, name)}.md", page)
     return page
 
