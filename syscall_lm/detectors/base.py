@@ -75,8 +75,7 @@ def conformal_threshold(normal_scores: np.ndarray, false_alarm_rate: float) -> f
     Raises:
       SyscallLMError: no scores, or a rate outside (0, 1).
     """
-    if not 0 < false_alarm_rate < 1:
-        raise SyscallLMError(f"--far={false_alarm_rate}: a false alarm rate lies between 0 and 1")
+    _require_rate(false_alarm_rate)
     if not len(normal_scores):
         raise SyscallLMError("a threshold needs the scores of at least one held-out normal trace")
     rank = math.ceil((len(normal_scores) + 1) * (1 - false_alarm_rate) - 1e-9)
@@ -84,5 +83,15 @@ def conformal_threshold(normal_scores: np.ndarray, false_alarm_rate: float) -> f
 
 
 def traces_needed(false_alarm_rate: float) -> int:
-    """How many held-out normal traces `conformal_threshold` needs to keep its promise."""
+    """How many held-out normal traces `conformal_threshold` needs to keep its promise.
+
+    Raises:
+      SyscallLMError: a rate outside (0, 1).
+    """
+    _require_rate(false_alarm_rate)
     return math.ceil(1 / false_alarm_rate - 1e-9) - 1
+
+
+def _require_rate(false_alarm_rate: float) -> None:
+    if not 0 < false_alarm_rate < 1:
+        raise SyscallLMError(f"--far={false_alarm_rate}: a false alarm rate lies between 0 and 1")

@@ -52,7 +52,7 @@ class ContextMixture(Detector):
         if not orders or min(orders) < 1 or min(lags, default=1) < 1 or not 0 <= share <= 1:
             raise SyscallLMError(f"a mixture cannot have orders={orders}, lags={lags}, share={share}")
         self.vocabulary_size, self.share = vocabulary_size, share
-        self.orders, self.lags = tuple(orders), tuple(lags)
+        self.orders, self.lags = tuple(sorted(set(orders))), tuple(lags)
 
     def _fit(self, normal: Sequences) -> None:
         self._ngram = NGram(self.vocabulary_size, max(self.orders)).fit(normal)
@@ -87,7 +87,10 @@ class ContextMixture(Detector):
 
     def surprisal(self, traces: Sequences) -> np.ndarray:
         """-ln P(call | the calls before it) in nats, float32 `[total]`, laid out like `traces.calls`."""
-        return mixed(np.array(list(self.experts(traces)), np.float32), traces, self.share)
+        probabilities = np.empty((len(self.orders) + len(self.lags), len(traces.calls)), np.float32)
+        for number, probability in enumerate(self.experts(traces)):
+            probabilities[number] = probability
+        return mixed(probabilities, traces, self.share)
 
 
 def mixed(probabilities: np.ndarray, traces: Sequences, share: float) -> np.ndarray:
@@ -102,12 +105,11 @@ def mixed(probabilities: np.ndarray, traces: Sequences, share: float) -> np.ndar
       float32 `[total]`, nats.
     """
     experts = len(probabilities)
-    padded = np.ones((len(traces.calls) + 1, experts), np.float32)  # index -1 reads the last row
-    padded[:-1] = np.maximum(probabilities, 1e-30).T
     packer = packing.Packer(traces, go=0)
 
     def forward(weights: Array, plan: np.ndarray) -> tuple[Array, Array]:
-        return _forward(weights, padded[plan], packer.gather(plan).reset, share)
+        tile = np.maximum(np.moveaxis(probabilities[:, plan], 0, -1), 1e-30)  # padding reads any call's
+        return _forward(weights, tile.astype(np.float32), packer.gather(plan).reset, share)
 
     return lanes.scan(traces, lambda width: jnp.full((width, experts), 1 / experts), forward)
 

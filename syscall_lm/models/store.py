@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 from syscall_lm import files
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.models import shapes
-from syscall_lm.traces import filters
+from syscall_lm.traces import translation
 from syscall_lm.traces.archive import TraceArchive
 from syscall_lm.traces.vocabulary import Vocabulary
 from syscall_lm.types import Params
@@ -60,31 +60,10 @@ class Model:
     info: dict[str, Any]
 
     def translation(self, archive: TraceArchive) -> np.ndarray:
-        """The table that turns the archive's call ids into the model's, by name (see `Vocabulary.map_from`).
-
-        Raises:
-          SyscallLMError: no name is known to both, or the two count calls by different numberings, or their calls were
-            filtered differently.
-        """
-        ours, theirs = self.info.get("numbering"), archive.metadata.get("numbering")
-        if ours and theirs and ours != theirs:
-            raise SyscallLMError(
-                f"{archive.path}: numbers its calls by numbering {theirs}, but {self.path} was trained on numbering "
-                f"{ours}; their names do not mean the same calls"
-            )
-        filtered = filters.of_calls(archive.metadata)
-        if (learned := self.info.get("filters", filtered)) != filtered:  # an old model does not know
-            raise SyscallLMError(
-                f"{archive.path}: {filters.told(filtered)}, but what {self.path} was trained on is "
-                f"{filters.told(learned)}; `filter` makes an archive of an archive"
-            )
-        table = self.vocabulary.map_from(archive.vocabulary)
-        if (table == self.vocabulary.unk).all():
-            raise SyscallLMError(
-                f"{archive.path}: its vocabulary ({archive.vocabulary.origin}) has no call name in common with the "
-                f"model's ({self.vocabulary.origin})"
-            )
-        return table
+        """The table that turns the archive's call ids into the model's; raises as `translation.to` does."""
+        learned = f"what {self.path} was trained on"
+        filtered = self.info.get("filters")  # an old model does not know
+        return translation.to(archive, learned, self.vocabulary, self.info.get("numbering"), filtered)
 
 
 def save(path: pathlib.Path, vocabulary: Vocabulary, members: tuple[Member, ...], info: Mapping[str, Any]) -> None:

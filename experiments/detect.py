@@ -1,0 +1,143 @@
+"""Learns normal traces with any detectors of the catalogue, without training a model, and judges an archive with them.
+
+  syscall-lm detect --normal=normal.parquet --archive=suspect.parquet --output=verdicts.parquet --detectors=ngram,stide
+
+For those who want a verdict in seconds, or a second opinion beside a model's: n-grams, STIDE, an HMM and others
+(syscall_lm/detectors/catalogue.py) learn from the normal traces of one archive and score every trace of another, whose
+calls are mapped by name. A tenth of the normal traces, or their split "validation", is held out; above the score that
+these exceed with the probability --far a trace is abnormal. The default pairs an n-gram, which looks at whole traces,
+with `sets-and-mixture`, the best detector on ADFA-LD, which an attacker can talk round with normal calls
+(results/kim2017/STUDY.md). The output holds a row a trace, and appears under its name only when it is complete.
+"""
+
+import heapq
+import json
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tqdm
+from absl import flags
+
+from syscall_lm import files
+from syscall_lm.detectors import catalogue
+from syscall_lm.detectors.base import Detector, traces_needed
+from syscall_lm.engines.scorer import INFO_COLUMNS
+from syscall_lm.errors import SyscallLMError
+from syscall_lm.experiments import command, comparison, data
+from syscall_lm.traces import translation
+from syscall_lm.traces.archive import METADATA_KEY, TraceArchive, TraceBatch
+
+NORMAL = flags.DEFINE_string("normal", None, "archive of normal traces to learn from (made by `ingest`)", required=True)
+ARCHIVE = flags.DEFINE_string("archive", None, "trace archive to judge (made by `ingest`)", required=True)
+OUTPUT = flags.DEFINE_string("output", None, "Parquet file for scores and verdicts", required=True)
+DETECTORS = flags.DEFINE_list(
+    "detectors", ["ngram", "sets-and-mixture"], f"the first orders what is printed; of {', '.join(catalogue.ALONE)}"
+)
+FAR = flags.DEFINE_float("far", 0.01, "false alarm rate that the thresholds are set for")
+SEED = flags.DEFINE_integer("seed", 0, "of what is held out, and of everything random")
+TOP = flags.DEFINE_integer("top", 10, "how many of the most suspicious traces to print", lower_bound=0)
+
+
+def main() -> None:
+    """Learns, then judges batch by batch."""
+    names = comparison.parse_detectors(DETECTORS.value)
+    if needy := [name for name in names if name not in catalogue.ALONE]:
+        raise SyscallLMError(f"--detectors={needy[0]}: looks into a trained model, which `score` judges by")
+    normal, archive = TraceArchive(NORMAL.value), TraceArchive(ARCHIVE.value)
+    files.require_no_input(OUTPUT.value, [normal.path, archive.path])
+    table = translation.between(archive, normal)
+    detectors = learned(names, normal)
+    unknown_id = normal.vocabulary.unk
+    counts = np.zeros(len(names), np.int64)
+    traces = unknown = 0
+    worst: list[tuple[float, int, str]] = []
+    schema = _schema(detectors, normal, archive)
+    with files.complete_file(OUTPUT.value) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        with tqdm.tqdm(total=archive.num_calls, unit="call", unit_scale=True, disable=None) as bar:
+            for batch in archive.batches():
+                rows = judged(detectors, batch, table, unknown_id).cast(schema)
+                writer.write_table(rows)
+                bar.update(int(batch.calls.offsets[-1]))
+                counts += [rows[f"verdict_{name}"].to_pylist().count("abnormal") for name in names]
+                unknown += sum(rows["unknown_calls"].to_pylist())
+                places = heapq.nlargest(TOP.value, range(len(rows)), rows[f"score_{names[0]}"].to_numpy().__getitem__)
+                told = zip(places, rows.take(places).to_pylist(), strict=True)
+                worst += [(row[f"score_{names[0]}"], -traces - place, line(row, names)) for place, row in told]
+                worst = heapq.nlargest(TOP.value, worst)
+                traces += len(rows)
+    for (name, detector), count in zip(detectors.items(), counts, strict=True):
+        above = f"score above {detector.threshold_:.4f}, far {FAR.value:g}"
+        print(f"{name}: {count:,} of {traces:,} traces abnormal ({above})")
+    if unknown:
+        print(f"{unknown:,} calls are unknown to {normal.path}; they were judged as such")
+    for _, _, text in worst:
+        print("  " + text)
+    if archive.notice:
+        print(archive.notice)
+    print(f"verdicts: {OUTPUT.value}")
+
+
+def learned(names: list[str], normal: TraceArchive) -> dict[str, Detector]:
+    """Fitted detectors by name, with thresholds from held-out traces."""
+    train, held_out = data.training_traces(normal, data.HELD_OUT, SEED.value)
+    if len(held_out) < traces_needed(FAR.value):
+        print(
+            f"note: {len(held_out)} held-out traces cannot promise a false alarm rate of {FAR.value:g} "
+            f"({traces_needed(FAR.value)} could); the thresholds are their highest scores"
+        )
+    detectors = catalogue.build(names, normal.vocabulary.size, (), SEED.value)
+    for name, detector in detectors.items():
+        started = time.monotonic()
+        detector.false_alarm_rate = FAR.value
+        detector.fit(train, held_out)
+        print(f"{name}: learned {len(train):,} traces in {time.monotonic() - started:.1f} s", flush=True)
+    return detectors
+
+
+def judged(detectors: dict[str, Detector], batch: TraceBatch, table: np.ndarray, unknown: int) -> pa.Table:
+    """A row a trace: what is known of it, then score and verdict of each detector.
+
+    Args:
+      detectors: fitted.
+      batch: N traces, ids in the archive's vocabulary.
+      table: turns them into the detectors' ids.
+      unknown: the detectors' id of calls that they do not know.
+    """
+    calls = batch.calls.translate(table)
+    columns = {
+        **{name: batch.info[name] for name in INFO_COLUMNS},
+        "length": calls.lengths,
+        "unknown_calls": np.add.reduceat(calls.calls == unknown, calls.offsets[:-1], dtype=np.int64),
+    }
+    for name, detector in detectors.items():
+        scores = detector.decision_function(calls)
+        columns[f"score_{name}"] = scores
+        columns[f"verdict_{name}"] = np.where(scores > detector.threshold_, "abnormal", "normal")
+    return pa.table(columns)
+
+
+def _schema(detectors: dict[str, Detector], normal: TraceArchive, archive: TraceArchive) -> pa.Schema:
+    header = {
+        "normal": normal.path.name,
+        "archive": archive.path.name,
+        "far": FAR.value,
+        "seed": SEED.value,
+        "thresholds": {name: detector.threshold_ for name, detector in detectors.items()},
+    }
+    columns = [*((name, pa.string()) for name in INFO_COLUMNS), ("length", pa.int64()), ("unknown_calls", pa.int64())]
+    for name in detectors:
+        columns += [(f"score_{name}", pa.float64()), (f"verdict_{name}", pa.string())]
+    return pa.schema(columns, metadata={METADATA_KEY: json.dumps(header)})
+
+
+def line(row: dict, names: list[str]) -> str:
+    """A trace's verdicts, for people."""
+    told = ", ".join(f"{name} {row[f'score_{name}']:.4f} {row[f'verdict_{name}']}" for name in names)
+    called = f" ({row['command']})" if row["command"] else ""
+    return command.printable(f"{row['id']}{called}, {row['length']:,} calls: {told}")
+
+
+if __name__ == "__main__":
+    command.run(main)
