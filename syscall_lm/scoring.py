@@ -2,8 +2,9 @@
 
 Traces lie in lanes side by side, and lanes never meet: all devices of the process score at once, each its own share of
 the lanes, without talking to each other. Accelerators share one program (a mesh), cores have one each. A device gets
-SHARE lanes or more, or one device gets all, since narrow arrays are slow. Products of other shapes round differently:
-scores on different numbers of cores agree within 1e-5.
+SHARE lanes or more, or one device gets all, since narrow arrays are slow. Products of other shapes may round
+differently: scores on different numbers of cores agree within 1e-5, and to the bit where a row's product does not
+depend on how many rows there are (XLA's from 12 on, on the processors tried).
 """
 
 import collections
@@ -26,7 +27,9 @@ from syscall_lm.window_scoring import WindowScorer
 
 LANES, ACCELERATOR_LANES = 512, 16_384  # for each device; so many give an H200's multiprocessors 128 each
 STEPS = 128
-SHARE = 64  # lanes
+SHARE, ACCELERATOR_SHARE = 16, 64  # lanes
+# What a step costs beside its lanes, in lanes: narrower tiles are cheaper for a core, not for an accelerator.
+OVERHEAD, ACCELERATOR_OVERHEAD = 8, 10**6
 OPERANDS = ("float32", "bfloat16")  # of matrix products
 TILES_IN_FLIGHT = 2  # the host prepares and unpacks tiles while the device computes others
 
@@ -161,11 +164,18 @@ class Scorer:
         return [in_order[number][inverse] for number in range(len(self.names))]
 
     def _lanes_for(self, sequences: Sequences) -> int:
-        """No more lanes than the longest trace lets end together, in powers of two: each number is compiled anew."""
+        """About as many lanes as the longest trace lets end together: more would be empty, fewer take more steps.
+
+        They are 2^k or 3 2^k, since each number is compiled anew, a multiple of the devices that share them.
+        """
         devices = len(jax.local_devices())
-        lanes = 1 << (-(-len(sequences.calls) // sequences.longest) - 1).bit_length()
+        together = len(sequences.calls) / sequences.longest
+        fewer = 1 << int(together).bit_length() - 1
+        sizes = (fewer, fewer * 3 // 2, fewer * 2)
+        overhead = OVERHEAD if jax.default_backend() == "cpu" else ACCELERATOR_OVERHEAD
+        lanes = min(sizes, key=lambda size: max(1.0, together / size) * (size + overhead))
         lanes = min(lanes, self._lanes * devices)
-        sharing = min(devices, max(1, lanes // SHARE))
+        sharing = min(devices, max(1, lanes // _share()))
         return -(-lanes // sharing) * sharing
 
     def initial_states(self, lanes: int) -> "States":
@@ -225,11 +235,15 @@ _BY_LANE = PartitionSpec(None, "lane")  # of states [members, B, H] and of tiles
 _OfMember = Callable[[Params, lstm.State, packing.Tile], tuple[lstm.State, Array]]
 
 
+def _share() -> int:
+    return SHARE if jax.default_backend() == "cpu" else ACCELERATOR_SHARE
+
+
 @functools.cache
 def _meshes(lanes: int) -> list[Mesh]:
     """The devices that share so many lanes: as many as divide them into equal shares of SHARE or more."""
     devices = jax.local_devices()
-    fitting = (count for count in range(len(devices), 1, -1) if lanes % count == 0 and lanes >= count * SHARE)
+    fitting = (count for count in range(len(devices), 1, -1) if lanes % count == 0 and lanes >= count * _share())
     chosen = devices[: next(fitting, 1)]
     alone = cpu.single_cores(len(devices)) if len(chosen) > 1 and jax.default_backend() == "cpu" else ()
     together = [[device] for device in alone[: len(chosen)]] or [chosen]

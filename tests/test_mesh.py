@@ -66,7 +66,7 @@ def compiled_step():
 
 
 def scores():
-    """Surprisals and states on all devices: of lanes for 8, 2 and 1 of them; one call of several streams."""
+    """Surprisals and states on all devices: of lanes for 8, 4 and 1 of them; one call of several streams."""
     small, usual = lstm.Shape(V, 6, 2), lstm.Shape(V, 200)  # so wide that the number of rows changes a product's bits
     rng = np.random.default_rng(0)
     members = [
@@ -151,7 +151,7 @@ def test_a_small_step_is_left_to_few_devices_a_row(on_eight_devices):
 def test_eight_devices_score_as_one(on_eight_devices):
     alone = scores()[1]
     for devices, together in (on_eight_devices[2], on_eight_devices[6]):
-        assert devices == [8, 8, 2, 1, 1, 1]
+        assert devices == [8, 8, 8, 1, 4, 1]
         for one, there in zip(alone, together, strict=True):
             np.testing.assert_allclose(there, one, rtol=0, atol=1e-5)
 

@@ -55,6 +55,19 @@ def test_packed_tiles_equal_each_trace_alone(members, traces, alone, lanes, step
     np.testing.assert_allclose(scores, alone, rtol=1e-5, atol=1e-5)
 
 
+def test_lanes_are_about_as_many_as_the_longest_trace_lets_end_together(members, monkeypatch):
+    """Neither half empty for one long trace, nor far fewer; what an accelerator gets is never too narrow."""
+    monkeypatch.setattr(jax, "local_devices", lambda: [None, None])
+    scorer = scoring.Scorer(members)
+    lengths = {1: [50], 5: [50] * 5, 100: [50] * 100, 127: [50] * 127, 6000: [1] * 6000}
+    traces = {together: Sequences.from_list([np.zeros(n) for n in each]) for together, each in lengths.items()}
+    found = {together: scorer._lanes_for(each) for together, each in traces.items()}
+    assert found == {1: 1, 5: 6, 100: 96, 127: 128, 6000: 1024}
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    found = {together: scorer._lanes_for(each) for together, each in traces.items()}
+    assert found == {1: 1, 5: 6, 100: 128, 127: 128, 6000: 1024}
+
+
 def test_operands_of_bfloat16_are_rounded_and_nothing_else_is(members, traces, alone):
     """Against the equations in float64, call by call."""
 
