@@ -92,7 +92,7 @@ def members(stream: Readable) -> Iterator[Member]:
                 name = record.rstrip(b"\0")
             elif kind == b"x":
                 pax = _pax(record)
-                name = pax.get(b"path", name)
+                name = pax[b"path"].rstrip(b"/") if b"path" in pax else name  # a file's too, as tarfile has it
                 if pax.get(b"size", b"").isdigit():
                     size = int(pax[b"size"][:20])
             continue

@@ -157,6 +157,7 @@ safe_names = names.filter(lambda name: ".." not in name.split("/") and not name.
 
 @settings(deadline=None)
 @example([("0/", b"\1")], 0)
+@example([("\x80/", b"")], 2)
 @example([("\x80\n", b"")], 2)  # a name that ends in what ends a pax record too
 @given(st.lists(st.tuples(safe_names, st.binary(max_size=1500)), max_size=6), st.sampled_from([0, 1, 2]))
 def test_tar_stream_agrees_with_tarfile(members, format):
