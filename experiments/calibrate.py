@@ -16,7 +16,6 @@ from absl import flags
 
 from syscall_lm import files
 from syscall_lm.detectors import ensemble
-from syscall_lm.detectors.base import traces_needed
 from syscall_lm.detectors.language_model import LanguageModelDetector
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, data
@@ -62,8 +61,7 @@ def main() -> None:
     print(f"{path}: calibrated on {source}; thresholds for a false alarm rate of {FAR.value:g}:")
     for method, threshold in thresholds.items():
         print(f"  {method}: {threshold:.4f}")
-    if held_out.shape[1] < traces_needed(FAR.value):
-        print(f"  note: {traces_needed(FAR.value)} traces would be needed to promise that rate")
+    data.note_of_few(held_out.shape[1], FAR.value)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from syscall_lm import evaluation, scoring, training
-from syscall_lm.detectors.base import Detector
+from syscall_lm.detectors.base import Detector, traces_needed
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.models.store import Model
 from syscall_lm.traces.archive import TraceArchive, TraceBatch
@@ -38,6 +38,16 @@ def training_traces(archive: TraceArchive, held_out: float, seed: int) -> tuple[
         raise SyscallLMError(f"{archive.path}: no normal traces to learn from (in split 'train' or without a split)")
     validation = batch.calls.take(normal_split(batch, "validation"))
     return training.with_held_out(batch.calls.take(train), validation, seed, held_out)
+
+
+def note_of_few(held_out: int, false_alarm_rate: float) -> None:
+    """Says on the terminal where too few held-out traces set a threshold."""
+    needed = traces_needed(false_alarm_rate)
+    if held_out < needed:
+        print(
+            f"note: {held_out} held-out traces cannot promise a false alarm rate of {false_alarm_rate:g} "
+            f"({needed} could); the threshold is their highest score"
+        )
 
 
 def fit(detector: Detector, train: Sequences, seed: int, validation: Sequences | None = None) -> Detector:

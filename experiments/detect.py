@@ -22,7 +22,7 @@ from absl import flags
 
 from syscall_lm import files
 from syscall_lm.detectors import catalogue
-from syscall_lm.detectors.base import Detector, traces_needed
+from syscall_lm.detectors.base import Detector
 from syscall_lm.engines.scorer import INFO_COLUMNS
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, comparison, data
@@ -82,11 +82,7 @@ def main() -> None:
 def learned(names: list[str], normal: TraceArchive) -> dict[str, Detector]:
     """Fitted detectors by name, with thresholds from held-out traces."""
     train, held_out = data.training_traces(normal, data.HELD_OUT, SEED.value)
-    if len(held_out) < traces_needed(FAR.value):
-        print(
-            f"note: {len(held_out)} held-out traces cannot promise a false alarm rate of {FAR.value:g} "
-            f"({traces_needed(FAR.value)} could); the thresholds are their highest scores"
-        )
+    data.note_of_few(len(held_out), FAR.value)
     detectors = catalogue.build(names, normal.vocabulary.size, (), SEED.value)
     for name, detector in detectors.items():
         started = time.monotonic()

@@ -29,11 +29,10 @@ from absl import flags
 
 from syscall_lm import scoring
 from syscall_lm.detectors import ensemble
-from syscall_lm.detectors.base import traces_needed
 from syscall_lm.detectors.language_model import LanguageModelDetector
 from syscall_lm.engines import local, ray, shards
 from syscall_lm.engines.scorer import BatchScorer
-from syscall_lm.experiments import command
+from syscall_lm.experiments import command, data
 from syscall_lm.experiments.profiling import PROFILE_DIR as PROFILE_DIR
 from syscall_lm.experiments.profiling import profiled
 from syscall_lm.models import store
@@ -66,12 +65,7 @@ def main() -> None:
     with _engine_ready():
         scorer = BatchScorer(MODEL.value, ARCHIVE.value, *_choices())
         detector = scorer.detector
-        held_out = detector.calibration.held_out.shape[1]
-        if held_out < traces_needed(FAR.value):
-            print(
-                f"note: {held_out} held-out traces cannot promise a false alarm rate of {FAR.value:g} "
-                f"({traces_needed(FAR.value)} could); the threshold is their highest score"
-            )
+        data.note_of_few(detector.calibration.held_out.shape[1], FAR.value)
         engine = _engine(scorer)
         started = time.monotonic()
         bar = tqdm.tqdm(total=archive.num_calls, unit="call", unit_scale=True, disable=None)

@@ -32,7 +32,6 @@ from absl import flags
 
 from syscall_lm import files, processes, training
 from syscall_lm.detectors import language_model
-from syscall_lm.detectors.base import traces_needed
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, data, provenance
 from syscall_lm.experiments.profiling import PROFILE_DIR as PROFILE_DIR
@@ -181,11 +180,7 @@ def _train(
 def _report(path: pathlib.Path, info: dict, held_out: int) -> None:
     for name, result in info["results"].items():
         print(f"  {name}: held-out {result['held_out_nll']:.4f} nats per call, best of {result['epochs']} epochs")
-    if held_out < traces_needed(FAR.value):
-        print(
-            f"  note: {held_out} held-out traces cannot promise a false alarm rate of {FAR.value:g} "
-            f"({traces_needed(FAR.value)} could); the threshold is their highest score"
-        )
+    data.note_of_few(held_out, FAR.value)
     print(f"model: {path}")
 
 

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from sklearn.covariance import EmpiricalCovariance
@@ -26,7 +27,6 @@ from syscall_lm.traces.trace import Sequences
 DEVELOPMENT = ("Adduser", "Hydra_SSH", "Meterpreter")  # attack families that choices are made on
 ORDER = 8
 FOLDS = 10
-LAGS = tuple(range(2, 13))  # as `ContextMixture` has them
 FLOOR = 0.05  # added before a logarithm, as `Agreement` does
 
 
@@ -271,11 +271,11 @@ def _boosted(context: Context, seed: int) -> np.ndarray:
     return np.asarray(trees.predict_proba(x))[:, 1]
 
 
-def mixture(context: Context, lags: Sequence[int], sets: bool) -> np.ndarray:
-    """The calmest 150 calls of a context mixture with these lags, alone or as `sets-and-mixture` has it."""
+def mixture(context: Context, sets: bool, **settings: Any) -> np.ndarray:
+    """The calmest 150 calls of a context mixture with some settings, alone or as `sets-and-mixture` has it."""
 
     def calmest() -> Stretch:
-        return Stretch(ContextMixture(context.vocabulary_size, lags=lags), "calmest", 150)
+        return Stretch(ContextMixture(context.vocabulary_size, **settings), "calmest", 150)
 
     detector = Agreement([lambda: CallSets(context.vocabulary_size), calmest]) if sets else calmest()
     return detector.fit(context.benchmark.train).decision_function(context.traces)
@@ -312,9 +312,9 @@ ATTEMPTS: dict[str, Attempt] = {
     "calmest 150 calls, calibrated by trace length": lambda c, s: standardised(c, "calmest", True),
     "sets-and-calmest, call sets calibrated by trace length": lambda c, s: agreed(c, True, False),
     "sets-and-calmest, both calibrated by trace length": lambda c, s: agreed(c, True, True),
-    "mixture of n-grams without lags, calmest 150 calls": lambda c, s: mixture(c, (), sets=False),
-    "mixture, calmest 150 calls": lambda c, s: mixture(c, LAGS, sets=False),
-    "sets-and-mixture without lags": lambda c, s: mixture(c, (), sets=True),
+    "mixture of n-grams without lags, calmest 150 calls": lambda c, s: mixture(c, sets=False, lags=()),
+    "mixture, calmest 150 calls": lambda c, s: mixture(c, sets=False),
+    "sets-and-mixture without lags": lambda c, s: mixture(c, sets=True, lags=()),
     "calmest 150 calls after self-training": _self_training,
     "random forest on labels": _supervised,
     "boosted trees on detectors' scores and labels": _boosted,

@@ -56,11 +56,11 @@ class ContextMixture(Detector):
 
     def _fit(self, normal: Sequences) -> None:
         self._ngram = NGram(self.vocabulary_size, max(self.orders)).fit(normal)
-        self._counts = []
+        self._lagged: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # c_d(x, y), its sum over y, t_d(x)
         for lag in self.lags:
             counts = np.zeros((self.vocabulary_size + 1, self.vocabulary_size))
             np.add.at(counts, (self._before(normal, lag), normal.calls), 1)
-            self._counts.append(counts)
+            self._lagged.append((counts, counts.sum(axis=1), (counts > 0).sum(axis=1)))
 
     def _before(self, traces: Sequences, lag: int) -> np.ndarray:
         """The call `lag` places before each, V where the trace had not begun, `[total]`."""
@@ -75,10 +75,10 @@ class ContextMixture(Detector):
                 unigram = probability
             if order in self.orders:
                 yield probability
-        for lag, counts in zip(self.lags, self._counts, strict=True):
+        for lag, (counts, totals, followers) in zip(self.lags, self._lagged, strict=True):
             before = self._before(traces, lag)
-            total, kinds = counts.sum(axis=1)[before], (counts > 0).sum(axis=1)[before]
-            known = np.where(kinds > 0, total + kinds, 1)
+            kinds = followers[before]
+            known = np.where(kinds > 0, totals[before] + kinds, 1)
             yield np.where(kinds > 0, (counts[before, traces.calls] + kinds * unigram) / known, unigram)
 
     def decision_function(self, traces: Sequences) -> np.ndarray:

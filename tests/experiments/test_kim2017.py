@@ -615,7 +615,7 @@ def test_attempts_calibrated_by_length(study_archive):
     expected = shipped.decision_function(benchmark.traces)
     np.testing.assert_allclose(study_attempts.agreed(context, False, False), expected, rtol=1e-9, atol=1e-9)
     shipped = benchmark.fit(catalogue.build(["sets-and-mixture"], len(NAMES))["sets-and-mixture"], 0)
-    mixture = study_attempts.mixture(context, study_attempts.LAGS, sets=True)
+    mixture = study_attempts.mixture(context, sets=True)
     np.testing.assert_allclose(mixture, shipped.decision_function(benchmark.traces), rtol=1e-9, atol=1e-9)
     shape = lstm.Shape(len(NAMES), 3)
     member = TrainedMember(Member("m", shape, language_model.initialise(jax.random.key(0), shape)))

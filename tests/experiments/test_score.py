@@ -194,7 +194,7 @@ def test_calibrate_sets_the_asked_false_alarm_rate(folder, tiny_model, commands)
     )
     assert done["test"].code == 0, done["test"].err
     assert "calibrated on 30 normal traces of traces, split 'test'" in done["test"].out
-    assert "99 traces would be needed" in done["test"].out
+    assert "cannot promise a false alarm rate of 0.01 (99 could)" in done["test"].out
     detector = LanguageModelDetector.load(store.load(model), false_alarm_rate=0.1)
     batch = TraceArchive(folder / "traces").read()
     normal = batch.calls.take((batch.column("split") == "train") & (batch.column("label") == NORMAL))
