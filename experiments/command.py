@@ -47,6 +47,8 @@ def _exit_code(main: Callable[..., None], argv: list[str]) -> int:
     except Interrupted as interruption:
         _complain(str(interruption), "interrupted")
         return interruption.exit_code
+    except MemoryError as error:  # NumPy says how much it asked for
+        return _complain(f"the memory does not suffice; {error or 'nothing was written'}")
     except BrokenPipeError:  # the reader of our output (`| head`) left early
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -66,6 +68,12 @@ def _complain(message: str, kind: str = "error") -> int:
 def printable(text: str) -> str:
     """A line of results for the terminal: names come from captures, and it must not obey their control characters."""
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def print_notice(notice: str) -> None:
+    """An archive's notice, which must stand wherever figures from it do."""
+    if notice:
+        print(printable(notice))
 
 
 def own_flags(module: ModuleType) -> list[flags.Flag]:

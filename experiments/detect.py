@@ -10,9 +10,10 @@ with `sets-and-mixture`, the best detector on ADFA-LD, which an attacker can tal
 (results/kim2017/STUDY.md). The output holds a row a trace, and appears under its name only when it is complete.
 """
 
-import heapq
 import json
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,11 +24,11 @@ from absl import flags
 from syscall_lm import files
 from syscall_lm.detectors import catalogue
 from syscall_lm.detectors.base import Detector
-from syscall_lm.engines.scorer import INFO_COLUMNS
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, comparison, data
+from syscall_lm.experiments.highest import Highest
 from syscall_lm.traces import translation
-from syscall_lm.traces.archive import METADATA_KEY, TraceArchive, TraceBatch
+from syscall_lm.traces.archive import METADATA_KEY, TOLD, TraceArchive, TraceBatch
 
 NORMAL = flags.DEFINE_string("normal", None, "archive of normal traces to learn from (made by `ingest`)", required=True)
 ARCHIVE = flags.DEFINE_string("archive", None, "trace archive to judge (made by `ingest`)", required=True)
@@ -36,7 +37,9 @@ DETECTORS = flags.DEFINE_list(
     "detectors", ["ngram", "sets-and-mixture"], f"the first orders what is printed; of {', '.join(catalogue.ALONE)}"
 )
 FAR = flags.DEFINE_float("far", 0.01, "false alarm rate that the thresholds are set for")
-SEED = flags.DEFINE_integer("seed", 0, "of what is held out, and of everything random")
+SEED = flags.DEFINE_integer(
+    "seed", 0, "of what is held out, and of everything random", lower_bound=0, upper_bound=2**32 - 1
+)
 TOP = flags.DEFINE_integer("top", 10, "how many of the most suspicious traces to print", lower_bound=0)
 
 
@@ -48,34 +51,30 @@ def main() -> None:
     normal, archive = TraceArchive(NORMAL.value), TraceArchive(ARCHIVE.value)
     files.require_no_input(OUTPUT.value, [normal.path, archive.path])
     table = translation.between(archive, normal)
-    detectors = learned(names, normal)
-    unknown_id = normal.vocabulary.unk
-    counts = np.zeros(len(names), np.int64)
-    traces = unknown = 0
-    worst: list[tuple[float, int, str]] = []
-    schema = _schema(detectors, normal, archive)
-    with files.complete_file(OUTPUT.value) as temporary, pq.ParquetWriter(temporary, schema) as writer:
-        with tqdm.tqdm(total=archive.num_calls, unit="call", unit_scale=True, disable=None) as bar:
+    counts = dict.fromkeys(names, 0)
+    unknown = 0
+    worst = Highest(TOP.value, f"score_{names[0]}", lambda row: line(row, names))
+    with files.complete_file(OUTPUT.value) as temporary:
+        detectors = learned(names, normal)
+        schema = _schema(detectors, normal, archive)
+        bar = tqdm.tqdm(total=archive.num_calls, unit="call", unit_scale=True, disable=None)
+        with pq.ParquetWriter(temporary, schema) as writer, bar:
             for batch in archive.batches():
-                rows = judged(detectors, batch, table, unknown_id).cast(schema)
+                rows = judged(detectors, batch, table, normal.vocabulary.unk).cast(schema)
                 writer.write_table(rows)
-                bar.update(int(batch.calls.offsets[-1]))
-                counts += [rows[f"verdict_{name}"].to_pylist().count("abnormal") for name in names]
+                worst.add(rows)
+                for name in names:
+                    counts[name] += rows[f"verdict_{name}"].to_pylist().count("abnormal")
                 unknown += sum(rows["unknown_calls"].to_pylist())
-                places = heapq.nlargest(TOP.value, range(len(rows)), rows[f"score_{names[0]}"].to_numpy().__getitem__)
-                told = zip(places, rows.take(places).to_pylist(), strict=True)
-                worst += [(row[f"score_{names[0]}"], -traces - place, line(row, names)) for place, row in told]
-                worst = heapq.nlargest(TOP.value, worst)
-                traces += len(rows)
-    for (name, detector), count in zip(detectors.items(), counts, strict=True):
+                bar.update(int(batch.calls.offsets[-1]))
+    for name, detector in detectors.items():
         above = f"score above {detector.threshold_:.4f}, far {FAR.value:g}"
-        print(f"{name}: {count:,} of {traces:,} traces abnormal ({above})")
+        print(f"{name}: {counts[name]:,} of {archive.num_traces:,} traces abnormal ({above})")
     if unknown:
         print(f"{unknown:,} calls are unknown to {normal.path}; they were judged as such")
-    for _, _, text in worst:
+    for text in worst.lines:
         print("  " + text)
-    if archive.notice:
-        print(archive.notice)
+    command.print_notice(archive.notice)
     print(f"verdicts: {OUTPUT.value}")
 
 
@@ -103,7 +102,7 @@ def judged(detectors: dict[str, Detector], batch: TraceBatch, table: np.ndarray,
     """
     calls = batch.calls.translate(table)
     columns = {
-        **{name: batch.info[name] for name in INFO_COLUMNS},
+        **{name: batch.info[name] for name in TOLD},
         "length": calls.lengths,
         "unknown_calls": np.add.reduceat(calls.calls == unknown, calls.offsets[:-1], dtype=np.int64),
     }
@@ -122,13 +121,13 @@ def _schema(detectors: dict[str, Detector], normal: TraceArchive, archive: Trace
         "seed": SEED.value,
         "thresholds": {name: detector.threshold_ for name, detector in detectors.items()},
     }
-    columns = [*((name, pa.string()) for name in INFO_COLUMNS), ("length", pa.int64()), ("unknown_calls", pa.int64())]
+    columns = [*((name, pa.string()) for name in TOLD), ("length", pa.int64()), ("unknown_calls", pa.int64())]
     for name in detectors:
         columns += [(f"score_{name}", pa.float64()), (f"verdict_{name}", pa.string())]
     return pa.schema(columns, metadata={METADATA_KEY: json.dumps(header)})
 
 
-def line(row: dict, names: list[str]) -> str:
+def line(row: Mapping[str, Any], names: list[str]) -> str:
     """A trace's verdicts, for people."""
     told = ", ".join(f"{name} {row[f'score_{name}']:.4f} {row[f'verdict_{name}']}" for name in names)
     called = f" ({row['command']})" if row["command"] else ""

@@ -44,7 +44,9 @@ def main() -> None:
     model = store.load(pathlib.Path(MODEL.value))
     detector = LanguageModelDetector.load(model, false_alarm_rate=FAR.value)
     archive = TraceArchive(ARCHIVE.value)
-    others = catalogue.build(DETECTORS.value, model.vocabulary.size, model.members)
+    seed = int(model.info.get("configuration", {}).get("seed", 0))
+    names = comparison.parse_detectors(DETECTORS.value) if DETECTORS.value else []
+    others = catalogue.build(names, model.vocabulary.size, model.members, seed)
     benchmark = data.benchmark(archive, model.translation(archive))
     is_attack = benchmark.is_attack
     if is_attack.all() or not is_attack.any():  # also where there are no traces
@@ -53,7 +55,7 @@ def main() -> None:
             f"{archive.path}: an evaluation needs normal traces of split 'test' ({counts['normal']}) and attacks "
             f"({counts['attack']}); `ingest` takes --label and --split"
         )
-    seed = int(model.info.get("configuration", {}).get("seed", 0))
+    data.note_of_few(detector.calibration.held_out.shape[1], FAR.value)
     scores = all_scores(detector, others, benchmark, seed)
     summaries = {name: benchmark.summaries(values) for name, values in scores.items()}
     result = {

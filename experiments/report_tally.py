@@ -14,10 +14,9 @@ from syscall_lm import evaluation
 from syscall_lm.detectors.ensemble import Calibration
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.reports import html
-from syscall_lm.traces.archive import METADATA_KEY, TraceArchive, TraceBatch
+from syscall_lm.traces.archive import METADATA_KEY, TOLD, TraceArchive, TraceBatch
 from syscall_lm.traces.trace import ATTACK, NORMAL, Sequences
 
-INFO_COLUMNS = ("id", "source", "command", "host", "label", "family", "split")
 _ORDER = ("train", "validation", "test", "", NORMAL, ATTACK)
 
 
@@ -82,7 +81,7 @@ class Tally:
         self._digests.append(_digests(batch.calls.translate(self._table)))
         self._uses += np.bincount(batch.calls.calls, minlength=len(self._uses))
         for i in np.argsort(-scores, kind="stable")[: self._top]:
-            row = batch.info.select(INFO_COLUMNS).slice(int(i), 1).to_pylist()[0]
+            row = batch.info.select(TOLD).slice(int(i), 1).to_pylist()[0]
             info = {name: value or "" for name, value in row.items()}
             calls = self._table[batch.calls[int(i)]]  # a copy: a view would keep the batch in memory
             self.worst.append(Candidate(float(scores[i]), self._traces + int(i), info, calls, members[:, i].copy()))

@@ -18,11 +18,10 @@ import hashlib
 import os
 import pathlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import tqdm
 from absl import flags
@@ -33,6 +32,7 @@ from syscall_lm.detectors.language_model import LanguageModelDetector
 from syscall_lm.engines import local, ray, shards
 from syscall_lm.engines.scorer import BatchScorer
 from syscall_lm.experiments import command, data
+from syscall_lm.experiments.highest import Highest
 from syscall_lm.experiments.profiling import PROFILE_DIR as PROFILE_DIR
 from syscall_lm.experiments.profiling import profiled
 from syscall_lm.models import store
@@ -79,8 +79,7 @@ def main() -> None:
     else:
         print(f"{archive.num_calls:,} calls, {archive.num_calls / seconds:,.0f} calls/s")
     _print_summary(detector)
-    if archive.notice:
-        print(archive.notice)
+    command.print_notice(archive.notice)
     print(f"scores: {OUTPUT.value}")
 
 
@@ -121,25 +120,23 @@ def _print_summary(detector: LanguageModelDetector) -> None:
     """Counts, and the most suspicious traces, read back a row group at a time."""
     output = pq.ParquetFile(OUTPUT.value)
     abnormal = unknown = 0
-    worst: list[dict] = []
+    worst = Highest(TOP.value, "score", _line)
     for group in range(output.num_row_groups):
         rows = output.read_row_group(group)
-        scores = rows["score"].to_numpy()
-        abnormal += int((scores > detector.threshold_).sum())
+        abnormal += int((rows["score"].to_numpy() > detector.threshold_).sum())
         unknown += int(rows["unknown_calls"].to_numpy().sum())
-        highest = np.argsort(-scores, kind="stable")[: TOP.value]
-        worst = sorted(worst + rows.take(pa.array(highest)).to_pylist(), key=lambda row: -row["score"])[: TOP.value]
+        worst.add(rows)
     print(
         f"{output.metadata.num_rows:,} traces: {abnormal:,} abnormal "
         f"(score above {detector.threshold_:.4f}, {ENSEMBLE.value}, far {FAR.value:g})"
     )
     if unknown:
         print(f"{unknown:,} calls are unknown to the model; they were scored as such")
-    for row in worst:
-        print("  " + _line(row))
+    for text in worst.lines:
+        print("  " + text)
 
 
-def _line(row: dict) -> str:
+def _line(row: Mapping[str, Any]) -> str:
     command_name = f" ({row['command']})" if row["command"] else ""
     calls = " ".join(row["stretch_calls"][:6])
     start, least = row["stretch_start"] + 1, row["least_expected"] + 1  # people count from 1

@@ -9,12 +9,13 @@ familiar. The level is --level, in nats per call; without it the threshold that 
 probability --far. Surprisals are the members' average. The output appears under its name only when it is complete.
 """
 
-import heapq
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import tqdm
 from absl import flags
@@ -22,7 +23,8 @@ from absl import flags
 from syscall_lm import files, scoring
 from syscall_lm.detectors.language_model import LanguageModelDetector
 from syscall_lm.detectors.sections import longest_section, section_means
-from syscall_lm.experiments import command
+from syscall_lm.experiments import command, data
+from syscall_lm.experiments.highest import Highest
 from syscall_lm.experiments.profiling import PROFILE_DIR as PROFILE_DIR
 from syscall_lm.experiments.profiling import profiled
 from syscall_lm.models import store
@@ -52,21 +54,21 @@ def main() -> None:
     model = store.load(pathlib.Path(MODEL.value))
     files.require_no_input(OUTPUT.value, [archive.path])
     detector = LanguageModelDetector.load(model, "average", FAR.value)
+    if LEVEL.value is None:
+        data.note_of_few(detector.calibration.held_out.shape[1], FAR.value)
     level = detector.threshold_ if LEVEL.value is None else LEVEL.value
-    traces, longest = 0, list[tuple[int, int, str]]()
+    traces, longest = 0, Highest(TOP.value, "above_length", line)
     with files.complete_file(OUTPUT.value) as temporary, pq.ParquetWriter(temporary, SCHEMA) as writer:
         with tqdm.tqdm(total=archive.num_calls, unit="call", unit_scale=True, disable=None) as bar:
             for rows in found(detector, model, archive, level):
                 writer.write_table(rows)
-                bar.update(sum(rows["length"].to_pylist()))
-                places = heapq.nlargest(TOP.value, range(len(rows)), rows["above_length"].to_numpy().__getitem__)
-                lines = zip(places, rows.take(places).to_pylist(), strict=True)
-                longest += [(row["above_length"], -traces - i, line(row)) for i, row in lines if row["above_length"]]
-                longest = heapq.nlargest(TOP.value, longest)
+                longest.add(rows.filter(pc.field("above_length") > 0))
                 traces += len(rows)
+                bar.update(sum(rows["length"].to_pylist()))
     print(f"{traces:,} traces; the longest sections of {level:.4f} nats per call or more:")
-    for _, _, text in longest:
+    for text in longest.lines:
         print("  " + text)
+    command.print_notice(archive.notice)
     print(f"sections: {OUTPUT.value}")
 
 
@@ -90,7 +92,7 @@ def found(detector: LanguageModelDetector, model: Model, archive: TraceArchive, 
         yield pa.table(arrays, names=SCHEMA.names).cast(SCHEMA)
 
 
-def line(row: dict) -> str:
+def line(row: Mapping[str, Any]) -> str:
     """A trace's longest section above the level, for people, who count from 1."""
     text = (
         f"{row['above_length']:>8,} calls  {row['trace']}, calls {row['above_start'] + 1:,} to "

@@ -141,7 +141,7 @@ def _train(
         processes.say(
             f"training {', '.join(configuration['members'])} on {len(train):,} normal traces "
             f"({len(train.calls):,} calls), holding out {len(held_out):,} ({len(held_out.calls):,} calls); "
-            f"vocabulary {vocabulary.origin}, V = {vocabulary.size}"
+            f"vocabulary {command.printable(vocabulary.origin)}, V = {vocabulary.size}"
         )
 
         def log(rows: list[dict]) -> None:

@@ -10,9 +10,9 @@ it is complete. `score` judges whole traces by the same models, and the library'
 (syscall_lm/detectors/window_models.py).
 """
 
-import heapq
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ from syscall_lm.detectors import catalogue
 from syscall_lm.detectors.window_models import WindowDetector
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command
+from syscall_lm.experiments.highest import Highest
 from syscall_lm.experiments.profiling import PROFILE_DIR as PROFILE_DIR
 from syscall_lm.experiments.profiling import profiled
 from syscall_lm.models import shapes, store
@@ -60,27 +61,21 @@ def main() -> None:
     files.require_no_input(OUTPUT.value, [archive.path])
     detector = load(model, MEMBER.value, FAR.value)
     windows = abnormal = 0
-    worst: list[tuple[float, int, str]] = []
+    worst = Highest(TOP.value, "score", line)
     with files.complete_file(OUTPUT.value) as temporary, pq.ParquetWriter(temporary, SCHEMA) as writer:
         with tqdm.tqdm(total=archive.num_calls, unit="call", unit_scale=True, disable=None) as bar:
             for rows in judged(detector, model, archive):
                 writer.write_table(rows)
-                bar.update(sum(rows["size"].to_pylist()))
+                worst.add(rows)
                 abnormal += rows["verdict"].to_pylist().count("abnormal")
-                highest = heapq.nlargest(TOP.value, range(len(rows)), rows["score"].to_numpy().__getitem__)
-                lines = [
-                    (row["score"], -windows - i, line(row))
-                    for i, row in zip(highest, rows.take(highest).to_pylist(), strict=True)
-                ]
-                worst = heapq.nlargest(TOP.value, worst + lines)
                 windows += len(rows)
+                bar.update(sum(rows["size"].to_pylist()))
     print(
         f"{windows:,} windows: {abnormal:,} abnormal (score above {detector.window_threshold_:.4f}, far {FAR.value:g})"
     )
-    for _, _, text in worst:
+    for text in worst.lines:
         print("  " + text)
-    if archive.notice:
-        print(archive.notice)
+    command.print_notice(archive.notice)
     print(f"windows: {OUTPUT.value}")
 
 
@@ -120,7 +115,7 @@ def judged(detector: WindowDetector, model: Model, archive: TraceArchive) -> Ite
         yield pa.table([pa.array(values) for values in columns], names=SCHEMA.names).cast(SCHEMA)
 
 
-def line(row: dict) -> str:
+def line(row: Mapping[str, Any]) -> str:
     """A window for people, who count from 1."""
     text = (
         f"{row['verdict']:<8} {row['score']:8.4f}  {row['trace']}, calls {row['start'] + 1} to "

@@ -164,16 +164,23 @@ class Scorer:
         return [in_order[number][inverse] for number in range(len(self.names))]
 
     def _lanes_for(self, sequences: Sequences) -> int:
-        """About as many lanes as the longest trace lets end together: more would be empty, fewer take more steps.
+        """As many lanes as cost least: empty ones cost too, and with fewer it takes more steps.
 
         They are 2^k or 3 2^k, since each number is compiled anew, a multiple of the devices that share them.
         """
         devices = len(jax.local_devices())
         together = len(sequences.calls) / sequences.longest
         fewer = 1 << int(together).bit_length() - 1
-        sizes = (fewer, fewer * 3 // 2, fewer * 2)
         overhead = OVERHEAD if jax.default_backend() == "cpu" else ACCELERATOR_OVERHEAD
-        lanes = min(sizes, key=lambda size: max(1.0, together / size) * (size + overhead))
+        lengths = -np.sort(-sequences.lengths)
+
+        def cost(lanes: int) -> float:
+            # Of the k lanes + 1 longest traces some lane holds k + 1; and no lane can hold less than the mean.
+            heaped = lengths[::lanes]
+            steps = max(len(sequences.calls) / lanes, (heaped * np.arange(1, len(heaped) + 1)).max())
+            return -(-steps // self._steps) * (lanes + overhead)
+
+        lanes = min((fewer, fewer * 3 // 2, fewer * 2), key=cost)
         lanes = min(lanes, self._lanes * devices)
         sharing = min(devices, max(1, lanes // _share()))
         return -(-lanes // sharing) * sharing

@@ -55,17 +55,24 @@ def test_packed_tiles_equal_each_trace_alone(members, traces, alone, lanes, step
     np.testing.assert_allclose(scores, alone, rtol=1e-5, atol=1e-5)
 
 
-def test_lanes_are_about_as_many_as_the_longest_trace_lets_end_together(members, monkeypatch):
-    """Neither half empty for one long trace, nor far fewer; what an accelerator gets is never too narrow."""
+def test_as_many_lanes_as_cost_least(members, monkeypatch):
+    """Neither half empty, nor one trace more than there are lanes; what an accelerator gets is never too narrow."""
     monkeypatch.setattr(jax, "local_devices", lambda: [None, None])
     scorer = scoring.Scorer(members)
-    lengths = {1: [50], 5: [50] * 5, 100: [50] * 100, 127: [50] * 127, 6000: [1] * 6000}
-    traces = {together: Sequences.from_list([np.zeros(n) for n in each]) for together, each in lengths.items()}
-    found = {together: scorer._lanes_for(each) for together, each in traces.items()}
-    assert found == {1: 1, 5: 6, 100: 96, 127: 128, 6000: 1024}
+    lengths = {
+        "one": [1000],
+        "five": [1000] * 5,
+        "nine": [1000] * 9,
+        "a hundred": [1000] * 100,
+        "long and short": [1000] * 40 + [200] * 200,
+        "more": [1000] * 127,
+        "many": [1] * 6000,
+    }
+    traces = {kind: Sequences.from_list([np.zeros(n) for n in each]) for kind, each in lengths.items()}
+    expected = {"one": 1, "five": 6, "nine": 12, "a hundred": 128, "long and short": 64, "more": 128, "many": 1024}
+    assert {kind: scorer._lanes_for(each) for kind, each in traces.items()} == expected
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    found = {together: scorer._lanes_for(each) for together, each in traces.items()}
-    assert found == {1: 1, 5: 6, 100: 128, 127: 128, 6000: 1024}
+    assert {kind: scorer._lanes_for(each) for kind, each in traces.items()} == expected | {"long and short": 96}
 
 
 def test_operands_of_bfloat16_are_rounded_and_nothing_else_is(members, traces, alone):

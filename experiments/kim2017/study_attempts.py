@@ -46,7 +46,7 @@ class Context:
     @functools.lru_cache(maxsize=8)  # noqa: B019  (a context lives as long as the program)
     def surprisal(self, order: int = ORDER) -> np.ndarray:
         """Of an n-gram model of the training traces, `[total]`."""
-        return NGram(self.vocabulary_size, order).fit(self.benchmark.train).surprisal(self.traces)
+        return NGram(self.vocabulary_size, order).learn(self.benchmark.train).surprisal(self.traces)
 
     def mean(self, values: np.ndarray) -> np.ndarray:
         """A mean a trace, `[N]`."""
@@ -64,10 +64,10 @@ class Context:
         found = {name: np.zeros(len(train)) for name in ("mean", "calmest", "sets")}
         for k in np.unique(fold):
             known, unseen = train.take(fold != k), train.take(fold == k)
-            surprisal = NGram(size, ORDER).fit(known).surprisal(unseen)
+            surprisal = NGram(size, ORDER).learn(known).surprisal(unseen)
             found["mean"][fold == k] = scoring.means(surprisal, unseen)
             found["calmest"][fold == k] = stretch_means(surprisal, unseen, "calmest", 150)
-            found["sets"][fold == k] = CallSets(size).fit(known).decision_function(unseen)
+            found["sets"][fold == k] = CallSets(size).learn(known).decision_function(unseen)
         return found
 
     @functools.cached_property
@@ -78,7 +78,7 @@ class Context:
     @functools.cached_property
     def sets(self) -> np.ndarray:
         """The score of `CallSets`, `[N]`."""
-        return CallSets(self.vocabulary_size).fit(self.benchmark.train).decision_function(self.traces)
+        return CallSets(self.vocabulary_size).learn(self.benchmark.train).decision_function(self.traces)
 
 
 def quantile(context: Context, share: float) -> np.ndarray:
@@ -139,7 +139,7 @@ def thinned(traces: Sequences, keep: float, rng: np.random.Generator) -> Sequenc
 def _thinned(context: Context, seed: int) -> np.ndarray:
     rng, train = np.random.default_rng(seed), context.benchmark.train
     joined = Sequences.from_list([*train, *thinned(train, 0.5, rng), *thinned(train, 0.3, rng)])
-    return NGram(context.vocabulary_size, ORDER).fit(joined).decision_function(context.traces)
+    return NGram(context.vocabulary_size, ORDER).learn(joined).decision_function(context.traces)
 
 
 def _one_class(context: Context, fit: Callable[[np.ndarray, int], Callable[[np.ndarray], np.ndarray]], seed: int):
@@ -195,7 +195,7 @@ def with_language_model(
         return np.log(stretch_means(mixed, traces, "calmest", length) + FLOOR)
 
     learned, held_out = training.with_held_out(context.benchmark.train, None, seed, data.HELD_OUT)
-    unseen = calmest(held_out, NGram(context.vocabulary_size, ORDER).fit(learned).surprisal(held_out))
+    unseen = calmest(held_out, NGram(context.vocabulary_size, ORDER).learn(learned).surprisal(held_out))
     judged = calmest(context.traces, context.surprisal())
     return np.minimum(standardised(context, "sets", False), (judged - unseen.mean()) / unseen.std())
 
@@ -212,7 +212,7 @@ def _mahalanobis(x: np.ndarray, seed: int) -> Callable[[np.ndarray], np.ndarray]
     return EmpiricalCovariance().fit(x).mahalanobis
 
 
-def _mixture(x: np.ndarray, seed: int) -> Callable[[np.ndarray], np.ndarray]:
+def _gaussians(x: np.ndarray, seed: int) -> Callable[[np.ndarray], np.ndarray]:
     model = GaussianMixture(5, random_state=seed, reg_covar=0.05).fit(x)
     return lambda y: -model.score_samples(y)
 
@@ -240,7 +240,7 @@ def _self_training(context: Context, seed: int) -> np.ndarray:
         for k in (0, 1):
             known = Sequences.from_list([*context.benchmark.train, *traces.take(calm & (half == k))])
             judged = traces.take(half != k)
-            surprisal = NGram(size, ORDER).fit(known).surprisal(judged)
+            surprisal = NGram(size, ORDER).learn(known).surprisal(judged)
             renewed[half != k] = stretch_means(surprisal, judged, "calmest", 150)
         scores = renewed
     return scores
@@ -278,7 +278,7 @@ def mixture(context: Context, sets: bool, **settings: Any) -> np.ndarray:
         return Stretch(ContextMixture(context.vocabulary_size, **settings), "calmest", 150)
 
     detector = Agreement([lambda: CallSets(context.vocabulary_size), calmest]) if sets else calmest()
-    return detector.fit(context.benchmark.train).decision_function(context.traces)
+    return detector.learn(context.benchmark.train).decision_function(context.traces)
 
 
 def _universal(context: Context) -> np.ndarray:
@@ -299,11 +299,11 @@ ATTEMPTS: dict[str, Attempt] = {
     "n-gram minus universal code, order 1": lambda c, s: c.mean(c.surprisal() - adaptive(c.traces, 1, _universal(c))),
     "n-gram minus universal code, order 3": lambda c, s: c.mean(c.surprisal() - adaptive(c.traces, 3, _universal(c))),
     "Mahalanobis": lambda c, s: _one_class(c, _mahalanobis, s),
-    "Gaussian mixture": lambda c, s: _one_class(c, _mixture, s),
+    "Gaussian mixture": lambda c, s: _one_class(c, _gaussians, s),
     "isolation forest": lambda c, s: _one_class(c, _forest, s),
     "one-class SVM": lambda c, s: _one_class(c, _support, s),
     "call sets, extra calls cost as much (weighted Jaccard)": lambda c, s: (
-        CallSets(c.vocabulary_size, extra=1.0).fit(c.benchmark.train).decision_function(c.traces)
+        CallSets(c.vocabulary_size, extra=1.0).learn(c.benchmark.train).decision_function(c.traces)
     ),
     "call sets": lambda c, s: c.sets,
     "call sets times mean surprisal": lambda c, s: c.sets * c.mean(c.surprisal()),

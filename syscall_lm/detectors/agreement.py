@@ -49,14 +49,14 @@ class Agreement(Detector):
         every = -(-len(normal) // self.at_most)
         sample = normal.take(np.arange(0, len(normal), every))
         fold = pseudo_programs(sample) % self.folds
-        self._fitted = [make().fit(normal) for make in self.members]
+        self._fitted = [make().learn(normal) for make in self.members]
         self._means, self._deviations = np.zeros(len(self.members)), np.ones(len(self.members))
         if len(np.unique(fold)) < 2:
             return  # a single program: nothing tells how an unseen one scores
         for number, make in enumerate(self.members):
             unseen = np.empty(len(sample))
             for k in np.unique(fold):
-                unseen[fold == k] = make().fit(sample.take(fold != k)).decision_function(sample.take(fold == k))
+                unseen[fold == k] = make().learn(sample.take(fold != k)).decision_function(sample.take(fold == k))
             logarithms = np.log(unseen + _FLOOR)
             self._means[number], self._deviations[number] = logarithms.mean(), max(logarithms.std(), 1e-6)
 

@@ -40,12 +40,27 @@ class Detector(abc.ABC):
         Raises:
           SyscallLMError: no traces.
         """
-        if not len(normal):
-            raise SyscallLMError(f"{type(self).__name__}: cannot learn from zero traces")
+        self._require_some(normal)
         self._fit(normal)
         calibration = held_out if held_out is not None and len(held_out) else normal
         self.threshold_ = conformal_threshold(self.decision_function(calibration), self.false_alarm_rate)
         return self
+
+    def learn(self, normal: Sequences) -> Self:
+        """As `fit`, for those who want scores only: the training traces are not scored for a threshold.
+
+        Raises:
+          SyscallLMError: no traces.
+        """
+        if self.needs_held_out:
+            return self.fit(normal)
+        self._require_some(normal)
+        self._fit(normal)
+        return self
+
+    def _require_some(self, normal: Sequences) -> None:
+        if not len(normal):
+            raise SyscallLMError(f"{type(self).__name__}: cannot learn from zero traces")
 
     @abc.abstractmethod
     def _fit(self, normal: Sequences) -> None: ...

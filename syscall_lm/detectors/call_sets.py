@@ -1,5 +1,7 @@
 """Which calls a trace makes at all, whatever their order and number: distance to the nearest training trace's set."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from syscall_lm.detectors.base import Detector
@@ -7,7 +9,7 @@ from syscall_lm.detectors.features import call_counts
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.traces.trace import Sequences
 
-_ROWS = 2048  # traces compared with all training sets at once
+_ROWS = 2048  # traces, or training sets, at a time
 
 
 class CallSets(Detector):
@@ -37,22 +39,31 @@ class CallSets(Detector):
         self.vocabulary_size, self.extra = vocabulary_size, extra
 
     def _fit(self, normal: Sequences) -> None:
-        occurs = self._sets(normal)
-        inverse_frequency = np.log((1 + len(occurs)) / (1 + occurs.sum(axis=0)))
-        self._weights = np.square(inverse_frequency + 0.1)
-        self._known = np.unique(occurs, axis=0)
+        holding = np.zeros(self.vocabulary_size)
+        packed = []
+        for occurs in self._sets(normal):
+            holding += occurs.sum(axis=0)
+            packed.append(np.unique(np.packbits(occurs, axis=1), axis=0))
+        self._weights = np.square(np.log((1 + len(normal)) / (1 + holding)) + 0.1)
+        self._known = np.unique(np.concatenate(packed), axis=0)  # a bit a call
 
-    def _sets(self, traces: Sequences) -> np.ndarray:
-        """1.0 where a call occurs, `[N, V]`."""
-        return (call_counts(traces, self.vocabulary_size).toarray() > 0).astype(np.float64)
+    def _sets(self, traces: Sequences) -> Iterator[np.ndarray]:
+        """Whether each call occurs in each trace, bool `[_ROWS or fewer, V]`."""
+        for start in range(0, len(traces), _ROWS):
+            some = traces.take(np.arange(start, min(start + _ROWS, len(traces))))
+            yield call_counts(some, self.vocabulary_size).toarray() > 0
 
     def decision_function(self, traces: Sequences) -> np.ndarray:
         """0 (a training trace's set) to 1 (nothing in common), float64 `[N]`."""
         scores = [np.zeros(0)]
-        for start in range(0, len(traces), _ROWS):
-            own = self._sets(traces.take(np.arange(start, min(start + _ROWS, len(traces))))) * self._weights
-            both = own @ self._known.T
-            known_only = self._known @ self._weights - both
-            similarity = both / (both + self.extra * (own.sum(axis=1, keepdims=True) - both) + known_only)
-            scores.append(1 - similarity.max(axis=1))
+        for occurs in self._sets(traces):
+            own = occurs * self._weights
+            highest = np.zeros(len(own))
+            for start in range(0, len(self._known), _ROWS):
+                known = np.unpackbits(self._known[start : start + _ROWS], axis=1, count=self.vocabulary_size)
+                both = own @ known.T
+                known_only = known @ self._weights - both
+                similarity = both / (both + self.extra * (own.sum(axis=1, keepdims=True) - both) + known_only)
+                highest = np.maximum(highest, similarity.max(axis=1))
+            scores.append(1 - highest)
         return np.maximum(np.concatenate(scores), 0)

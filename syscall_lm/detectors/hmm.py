@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from syscall_lm import scoring
 from syscall_lm.detectors import lanes
-from syscall_lm.detectors.base import Detector
+from syscall_lm.detectors.surprisal import SurprisalDetector
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.traces import packing
 from syscall_lm.traces.trace import Sequences
@@ -45,7 +44,7 @@ class Counts(NamedTuple):
     log_likelihood: Array
 
 
-class HiddenMarkov(Detector):
+class HiddenMarkov(SurprisalDetector):
     """Average negative log-likelihood under a hidden Markov model (Warrender et al. 1999; Hoang et al. 2003).
 
     Baum-Welch (Rabiner 1989, section III) finds the parameters, the forward algorithm gives
@@ -101,10 +100,6 @@ class HiddenMarkov(Detector):
             if len(self.history_) > 1 and self.history_[-1] - self.history_[-2] < self.tolerance:
                 break
         self.parameters_ = parameters
-
-    def decision_function(self, traces: Sequences) -> np.ndarray:
-        """Nats per call, float64 `[N]`."""
-        return scoring.means(self.surprisal(traces), traces)
 
     def surprisal(self, traces: Sequences) -> np.ndarray:
         """-ln P(call | the calls before it) in nats, float32 `[total]`, laid out like `traces.calls`."""

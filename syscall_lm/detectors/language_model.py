@@ -10,6 +10,7 @@ import numpy as np
 from syscall_lm import scoring, training
 from syscall_lm.detectors import ensemble
 from syscall_lm.detectors.base import Detector
+from syscall_lm.detectors.surprisal import SurprisalDetector
 from syscall_lm.models import lstm, shapes, store
 from syscall_lm.models.store import Member, Model
 from syscall_lm.traces.trace import Sequences
@@ -91,7 +92,7 @@ class LanguageModelDetector(Detector):
         return self.calibration.combine(self.member_scores(traces), self.method)
 
 
-class TrainedMember(Detector):
+class TrainedMember(SurprisalDetector):
     """One trained model's average negative log-likelihood (Kim et al., section 2.1); `fit` only sets the threshold.
 
     Several detectors may look into one member: it computes the same traces' surprisals and states once.
@@ -118,10 +119,6 @@ class TrainedMember(Detector):
     def final_states(self, traces: Sequences) -> np.ndarray:
         """What the last layer holds after each trace, float32 `[N, H]`, see `Scorer.final_states`; read-only."""
         return self._final_states(traces)
-
-    def decision_function(self, traces: Sequences) -> np.ndarray:
-        """Nats per call, float64 `[N]`."""
-        return scoring.means(self.surprisal(traces), traces)
 
 
 class _Remembered:

@@ -6,17 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from syscall_lm import scoring
 from syscall_lm.detectors import lanes
-from syscall_lm.detectors.base import Detector
 from syscall_lm.detectors.ngram import NGram
+from syscall_lm.detectors.surprisal import SurprisalDetector
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.traces import packing
 from syscall_lm.traces.trace import Sequences
 from syscall_lm.types import Array
 
 
-class ContextMixture(Detector):
+class ContextMixture(SurprisalDetector):
     """Average negative log-likelihood under a mixture of K experts, weighted anew before every call.
 
     Experts are n-gram models of several orders and *lagged* bigrams, which know the call d before, nothing in between:
@@ -55,17 +54,23 @@ class ContextMixture(Detector):
         self.orders, self.lags = tuple(sorted(set(orders))), tuple(lags)
 
     def _fit(self, normal: Sequences) -> None:
-        self._ngram = NGram(self.vocabulary_size, max(self.orders)).fit(normal)
+        self._ngram = NGram(self.vocabulary_size, max(self.orders)).learn(normal)
+        # Tables have a row for each call that occurs, one for all others, and one for what stands before a trace.
+        occurring = np.unique(normal.calls)
+        self._numbers = np.full(self.vocabulary_size, len(occurring))
+        self._numbers[occurring] = np.arange(len(occurring))
+        self._start, size = len(occurring) + 1, len(occurring) + 2
         self._lagged: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # c_d(x, y), its sum over y, t_d(x)
         for lag in self.lags:
-            counts = np.zeros((self.vocabulary_size + 1, self.vocabulary_size))
-            np.add.at(counts, (self._before(normal, lag), normal.calls), 1)
+            calls, before = self._pairs(normal, lag)
+            counts = np.bincount(before * size + calls, minlength=size**2).reshape(size, size)
             self._lagged.append((counts, counts.sum(axis=1), (counts > 0).sum(axis=1)))
 
-    def _before(self, traces: Sequences, lag: int) -> np.ndarray:
-        """The call `lag` places before each, V where the trace had not begun, `[total]`."""
-        place = np.arange(len(traces.calls)) - np.repeat(traces.offsets[:-1], traces.lengths)
-        return np.where(place < lag, self.vocabulary_size, np.roll(traces.calls, lag).astype(np.int64))
+    def _pairs(self, traces: Sequences, lag: int) -> tuple[np.ndarray, np.ndarray]:
+        """The number of each call, and of that `lag` places before it, the last one where the trace had not begun."""
+        numbers = self._numbers[traces.calls]
+        place = np.arange(len(numbers)) - np.repeat(traces.offsets[:-1], traces.lengths)
+        return numbers, np.where(place < lag, self._start, np.roll(numbers, lag))
 
     def experts(self, traces: Sequences) -> Iterator[np.ndarray]:
         """P(call) of each expert, float64 `[total]`, the n-gram models by order, then the lagged ones."""
@@ -76,14 +81,10 @@ class ContextMixture(Detector):
             if order in self.orders:
                 yield probability
         for lag, (counts, totals, followers) in zip(self.lags, self._lagged, strict=True):
-            before = self._before(traces, lag)
+            calls, before = self._pairs(traces, lag)
             kinds = followers[before]
             known = np.where(kinds > 0, totals[before] + kinds, 1)
-            yield np.where(kinds > 0, (counts[before, traces.calls] + kinds * unigram) / known, unigram)
-
-    def decision_function(self, traces: Sequences) -> np.ndarray:
-        """Nats per call, float64 `[N]`."""
-        return scoring.means(self.surprisal(traces), traces)
+            yield np.where(kinds > 0, (counts[before, calls] + kinds * unigram) / known, unigram)
 
     def surprisal(self, traces: Sequences) -> np.ndarray:
         """-ln P(call | the calls before it) in nats, float32 `[total]`, laid out like `traces.calls`."""

@@ -4,14 +4,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from syscall_lm import scoring
-from syscall_lm.detectors.base import Detector
+from syscall_lm.detectors.surprisal import SurprisalDetector
 from syscall_lm.detectors.windows import PAD, Text, Windows
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.traces.trace import Sequences
 
 
-class NGram(Detector):
+class NGram(SurprisalDetector):
     """Average negative log-likelihood under an interpolated n-gram model, Witten-Bell (Witten & Bell 1991, method C).
 
     With h the k - 1 calls before w, h' the same without its first, c(h w) how often w followed h in training, c(h) the
@@ -48,10 +47,6 @@ class NGram(Detector):
             self._totals.append(np.bincount(parents, counts, minlength=contexts))
             self._types.append(np.bincount(parents, counts > 0, minlength=contexts))
             contexts = len(parents)
-
-    def decision_function(self, traces: Sequences) -> np.ndarray:
-        """Nats per call, float64 `[N]`."""
-        return scoring.means(self.surprisal(traces), traces)
 
     def surprisal(self, traces: Sequences) -> np.ndarray:
         """-log P(call | the calls before it) in nats, float64 `[total]`, laid out like `traces.calls`."""

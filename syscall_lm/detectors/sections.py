@@ -1,6 +1,6 @@
 """Sections of a trace: how likely any part of it is, and detectors that look at parts (Kim et al., section 4)."""
 
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -15,7 +15,7 @@ STRETCH = 75  # calls
 class SurprisalSource(Protocol):
     """What gives every call a surprisal: an n-gram model, an HMM, a language model."""
 
-    def fit(self, normal: Sequences, held_out: Sequences | None = None) -> object:
+    def learn(self, normal: Sequences) -> object:
         """Learns from normal traces."""
         ...
 
@@ -28,6 +28,10 @@ class ThresholdedSource(SurprisalSource, Protocol):
     """A source that is a detector of whole traces, too."""
 
     threshold_: float
+
+    def fit(self, normal: Sequences, held_out: Sequences | None = None) -> object:
+        """Learns from normal traces and sets the threshold."""
+        ...
 
 
 def section_means(surprisal: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -81,25 +85,7 @@ def longest_section(surprisal: np.ndarray, level: float, above: bool = True) -> 
     return best
 
 
-Source = TypeVar("Source", bound=SurprisalSource)
-
-
-class _OnSource(Detector, Generic[Source]):
-    """A detector that looks at another one's surprisals, and fits it first."""
-
-    source: Source
-
-    def fit(self, normal: Sequences, held_out: Sequences | None = None) -> Self:
-        """Fits the source, then the threshold."""
-        self.source.fit(normal, held_out)
-        super().fit(normal, held_out)
-        return self
-
-    def _fit(self, normal: Sequences) -> None:
-        del normal  # the source has learned already
-
-
-class Stretch(_OnSource[SurprisalSource]):
+class Stretch(Detector):
     """Scores a trace by its calmest, or by its most surprising, stretch of w consecutive calls.
 
     With s_t the surprisal of call t,
@@ -112,7 +98,7 @@ class Stretch(_OnSource[SurprisalSource]):
     By the highest stretch no padding helps the attacker (Kim et al., section 4, mimicry attacks).
 
     Args:
-      source: gives surprisals; `fit` fits it.
+      source: gives surprisals; learns with this.
       which: "calmest" or "highest".
       length: w.
       false_alarm_rate: see `Detector`.
@@ -126,12 +112,15 @@ class Stretch(_OnSource[SurprisalSource]):
             raise SyscallLMError(f"which={which!r}, length={length}: must be calmest or highest, of at least one call")
         self.source, self.which, self.length = source, which, length
 
+    def _fit(self, normal: Sequences) -> None:
+        self.source.learn(normal)
+
     def decision_function(self, traces: Sequences) -> np.ndarray:
         """Nats per call, float64 `[N]`."""
         return stretch_means(self.source.surprisal(traces), traces, self.which, self.length)
 
 
-class LongestSection(_OnSource[ThresholdedSource]):
+class LongestSection(Detector):
     """Scores a trace by its longest section that is as surprising as an abnormal trace (Kim et al., section 4).
 
       max { j - i : (s_i + ... + s_(j-1)) / (j - i) >= level },    s_t the surprisal of call t
@@ -154,8 +143,13 @@ class LongestSection(_OnSource[ThresholdedSource]):
         super().__init__(false_alarm_rate)
         self.source = source
 
+    def fit(self, normal: Sequences, held_out: Sequences | None = None) -> Self:
+        """Fits the source, whose threshold is the level, then its own threshold."""
+        self.source.fit(normal, held_out)
+        return super().fit(normal, held_out)
+
     def _fit(self, normal: Sequences) -> None:
-        super()._fit(normal)
+        del normal  # the source has learned already
         self.level_ = self.source.threshold_  # kept, since others may fit the source again
 
     def decision_function(self, traces: Sequences) -> np.ndarray:

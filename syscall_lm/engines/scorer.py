@@ -10,9 +10,7 @@ import pyarrow as pa
 from syscall_lm import scoring
 from syscall_lm.detectors.language_model import LanguageModelDetector
 from syscall_lm.models import store
-from syscall_lm.traces.archive import METADATA_KEY, TraceArchive, TraceBatch
-
-INFO_COLUMNS = ("id", "source", "command", "host", "label", "family", "split")
+from syscall_lm.traces.archive import METADATA_KEY, TOLD, TraceArchive, TraceBatch
 
 
 class BatchScorer:
@@ -72,7 +70,7 @@ class BatchScorer:
         first = calls.offsets[:-1] + starts
         names = np.array([*vocabulary.names, vocabulary.name(vocabulary.unk)], object)
         columns = {
-            **{name: batch.info[name] for name in INFO_COLUMNS},
+            **{name: batch.info[name] for name in TOLD},
             "length": calls.lengths,
             "unknown_calls": np.add.reduceat(calls.calls == vocabulary.unk, calls.offsets[:-1], dtype=np.int64),
             **{f"nll_{name}": members[i] for i, name in enumerate(detector.scorer.names)},
@@ -103,7 +101,7 @@ def _schema(detector: LanguageModelDetector, model: pathlib.Path, archive: pathl
     }
     return pa.schema(
         [
-            *((name, pa.string()) for name in INFO_COLUMNS),
+            *((name, pa.string()) for name in TOLD),
             ("length", pa.int64()),
             ("unknown_calls", pa.int64()),
             *((f"nll_{name}", pa.float64()) for name in detector.scorer.names),

@@ -41,6 +41,7 @@ SCHEMA = pa.schema(
         ("calls", pa.list_(pa.uint16())),
     ]
 )
+TOLD = ("id", "source", "command", "host", "label", "family", "split")  # what tables of verdicts repeat of a trace
 _INFO_COLUMNS = [name for name in SCHEMA.names if name != "calls"]
 
 
@@ -150,6 +151,19 @@ class TraceBatch:
         return TraceBatch(self.calls.take(indices), self.info.take(pa.array(indices.astype(np.int64))))
 
 
+def _require_filter(step: Any) -> None:
+    """What an archive says of a filter; `filters.Filters` knows more of it.
+
+    Raises:
+      ValueError: it says nothing that could be told.
+    """
+    if isinstance(step, dict):
+        names, most = step.get("drop") or [], step.get("max_repeats") or 0
+        if isinstance(names, list) and all(isinstance(name, str) for name in names) and isinstance(most, int):
+            return
+    raise ValueError(f"a filter is {step!r}")
+
+
 class TraceArchive:
     """Reads an archive.
 
@@ -188,7 +202,9 @@ class TraceArchive:
             self.vocabulary = Vocabulary(tuple(names), str(vocabulary["origin"]))
             intact = self.vocabulary.hash == vocabulary["hash"]
             self.num_calls = int(self.metadata["calls"])
-        except (ValueError, KeyError, TypeError, UnicodeDecodeError, RecursionError) as error:
+            for step in self.metadata.get("filters", []):
+                _require_filter(step)
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise SyscallLMError(f"{self.path}: its header is damaged ({str(error)[:80]})") from error
         if version != VERSION:
             raise SyscallLMError(f"{self.path}: archive version {version!r}; this program reads version {VERSION}")

@@ -56,5 +56,18 @@ def test_predict_calls_abnormal_what_exceeds_the_threshold():
     detector = Length(false_alarm_rate=0.1).fit(traces, traces.take(np.arange(50)))
     assert detector.seen == 100 and detector.threshold_ == 46
     np.testing.assert_array_equal(detector.predict(traces), traces.lengths > 46)
-    with pytest.raises(SyscallLMError, match="zero traces"):
-        detector.fit(Sequences.from_list([]))
+    for learn in (detector.fit, detector.learn):
+        with pytest.raises(SyscallLMError, match="zero traces"):
+            learn(Sequences.from_list([]))
+
+
+def test_who_wants_scores_alone_does_not_wait_for_a_threshold(monkeypatch):
+    traces = Sequences.from_list([[0] * n for n in range(1, 11)])
+    monkeypatch.setattr(Length, "decision_function", lambda self, traces: pytest.fail("scored"))
+    detector = Length().learn(traces)
+    assert detector.seen == 10 and not hasattr(detector, "threshold_")
+    with pytest.raises(SyscallLMError, match="before it judges"):
+        detector.predict(traces)
+    monkeypatch.setattr(Length, "needs_held_out", True)  # such a detector knows itself what to set aside
+    monkeypatch.setattr(Length, "fit", lambda self, traces: "fitted")
+    assert Length().learn(traces) == "fitted"

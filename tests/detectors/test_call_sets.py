@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from syscall_lm.detectors import call_sets
 from syscall_lm.detectors.call_sets import CallSets
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.traces.trace import Sequences
@@ -33,12 +34,16 @@ def test_equals_the_definition_on_sets(normal, queries, extra):
     np.testing.assert_allclose(scores, expected, rtol=1e-9, atol=1e-12)
 
 
-def test_many_traces_are_scored_as_few():
+def test_many_traces_are_scored_as_few(monkeypatch):
     rng = np.random.default_rng(0)
     queries = Sequences.from_list([rng.integers(0, V, n) for n in rng.integers(1, 9, 2500)])
     detector = CallSets(V).fit(Sequences.from_list([[0, 1, 2], [3, 4], [1, 5]]))
     scores = detector.decision_function(queries)
     np.testing.assert_array_equal(scores[2040:2060], detector.decision_function(queries.take(np.arange(2040, 2060))))
+    some, others = queries.take(np.arange(30)), queries.take(np.arange(30, 60))
+    expected = CallSets(V).fit(some).decision_function(others)
+    monkeypatch.setattr(call_sets, "_ROWS", 4)  # of traces, and of known sets
+    np.testing.assert_allclose(CallSets(V).fit(some).decision_function(others), expected, rtol=1e-12, atol=1e-15)
 
 
 def test_order_repetition_and_loss_change_nothing_but_a_missing_kind_of_call_does():

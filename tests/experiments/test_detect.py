@@ -48,6 +48,7 @@ def detected(tmp_path_factory, commands):
             Trace(np.array([1, 1, 1], np.uint16), "unknown", command="id\x1b"),
             Trace(np.array([0, 0, 0, 2, 2, 2], np.uint16), "odd"),
         ],
+        notice="a\x1bnotice",
     )
     write(folder / "foreign", Vocabulary(("a", "b"), "foreign"), [Trace(np.array([0], np.uint16), "t")])
     write(folder / "cut", THEIRS, [Trace(np.array([0], np.uint16), "t")], filters=[{"drop": ["read"]}])
@@ -55,6 +56,7 @@ def detected(tmp_path_factory, commands):
     write(folder / "empty", THEIRS, [])
     common = [f"--normal={normal}", f"--archive={archive}", "--far=0.2"]
     bad = [f"--output={folder}/bad"]
+    (folder / "folder").mkdir()
     cases = {
         "ok": [*common, f"--output={folder}/ok", f"--detectors={','.join(ASKED)}", "--top=2"],
         "default": [*common, f"--output={folder}/default"],
@@ -66,6 +68,8 @@ def detected(tmp_path_factory, commands):
         "without read, but": [f"--normal={normal}", f"--archive={folder}/cut", *bad],
         "no normal traces to learn from": [f"--normal={folder}/attacks", f"--archive={archive}", *bad],
         "would replace": [*common, f"--output={archive}"],
+        "is a folder": [*common, f"--output={folder}/folder"],
+        "--seed": [*common, *bad, "--seed=-1"],
         "--normal: missing": [f"--archive={archive}", *bad],
     }
     return folder, cases, commands("detect", cases)
@@ -100,6 +104,7 @@ def test_the_terminal_shows_the_most_suspicious_and_no_control_characters(detect
     shown = [line for line in lines if line.startswith("  ")]
     assert len(shown) == 2 and shown[0].startswith("  unknown (id?), 3 calls: ngram ")
     assert "3 calls are unknown to " in done["ok"].out and "\x1b" not in done["ok"].out
+    assert lines[-2] == "a?notice"
 
 
 def test_the_default_pairs_an_ngram_with_the_best_detector(detected):
@@ -115,5 +120,5 @@ def test_mistakes_are_one_sentence(detected):
     before = TraceArchive(folder / "traces").read()
     for sentence in list(cases)[2:]:
         assert done[sentence].code == 2 and sentence in done[sentence].err, (sentence, done[sentence])
-        assert done[sentence].err.count("\n") == 1
+        assert done[sentence].err.count("\n") == 1 and "learned" not in done[sentence].out
     assert not (folder / "bad").exists() and len(before) == 3

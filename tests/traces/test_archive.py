@@ -158,6 +158,11 @@ def rewritten(path, change, table=None):
         (lambda h: h["vocabulary"].update(names=7), "damaged"),
         (lambda h: h.pop("vocabulary"), "damaged"),
         (lambda h: h.update(calls="many"), "damaged"),
+        (lambda h: h.update(calls=float("inf")), "damaged"),
+        (lambda h: h.update(filters=5), "damaged"),
+        (lambda h: h.update(filters=["read"]), "damaged"),
+        (lambda h: h.update(filters=[{"drop": [1]}]), "damaged"),
+        (lambda h: h.update(filters=[{"max_repeats": "many"}]), "damaged"),
         (lambda h: h.update(vocabulary=[]), "damaged"),
     ],
 )
