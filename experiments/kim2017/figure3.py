@@ -1,7 +1,7 @@
 """Kim et al., section 3.2 and figure 3: three language models, their states and ensembles, beside everything else.
 
   for seed in 0 1 2; do
-    syscall-lm train --archive=adfa.parquet --model=runs/seed$seed --members=1x200,1x400,2x400 --seed=$seed --epochs=12
+    syscall-lm train --archive=adfa.parquet --model=runs/seed$seed --members=1x200,1x400,2x400 --seed=$seed
   done
   syscall-lm kim2017.figure3 --archive=adfa.parquet --models=runs/seed0,runs/seed1,runs/seed2
 

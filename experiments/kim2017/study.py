@@ -10,7 +10,7 @@ papers; it contains the development half.
 Two tables: the detectors that ship (from the catalogue) with what padding does to them, and the attempts that led
 there, one line an idea, failures included (`study_attempts.py`). Transductive attempts look at the archive that they
 score, and the row "with labels" at the development half's labels: it is no detector, but shows where the floor is.
-Models are those of kim2017.figure3; without --models the attempts with language models are left out, and it takes two
+Models are those of kim2017.figure3; without --models the attempts with language models are left out, and it takes four
 minutes on one core. With them it takes as long again for each model.
 """
 
