@@ -8,7 +8,7 @@ no figure. Here each of a sample of attacks, drawn evenly from all families, is 
 calls: r normal calls for each call of the attack, half before and half after it, from training traces, which is the
 best that an attacker can know. Each detector is judged by the AUC of the padded attacks against the normal validation
 traces as they are: an attack at 0.5 or less is hidden. The last column pads with 75 normal calls, all before the
-attack, which is what buys the calmest stretch. Without models a minute on two cores.
+attack, which is what buys the calmest stretch. Without models 2.5 minutes on one core.
 """
 
 import pathlib
