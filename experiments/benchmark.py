@@ -6,8 +6,8 @@
 Cases: `scoring` and `training` (fixed shapes), `ensemble` (both, one model of each shape), `seeds` (three members of
 one shape together), `archive` (scoring all of an archive, from its file), `real` (its training traces, under each model
 and all), `epoch` (training on these), `members` (1 to 32), `sweep` (lanes and steps of a tile, lanes of a minibatch),
-`devices` (how many CPU devices the cores are split into) and `start` (the command `score` on one trace, with and
-without a persistent compilation cache), `operands` (of scoring's products).
+`devices` (how many CPU devices the cores are split into), `start` (the command `score` on one trace, with and
+without a persistent compilation cache), `operands` (of scoring's products) and `streams` (1 to 1,024 live traces).
 
 Every implementation of a case runs in turn, several rounds; a row holds medians of real (unpadded) calls per second,
 the ratio to each peer, and the fraction of the floor: the floating-point operations of the calls that it computes over
@@ -57,6 +57,7 @@ NAMES = (
     "devices",
     "start",
     "operands",
+    "streams",
 )
 OF_ARCHIVE = ("archive", "real", "epoch")
 
@@ -184,6 +185,10 @@ def _cases(shapes: Sequence[lstm.Shape], threads: list[int]) -> list[Case]:
         ],
         "operands": [
             Case(f"scoring {shape}, operands", shape.flops_per_call, few, worker.operands, shape) for shape in shapes
+        ],
+        "streams": [
+            Case(f"live calls of {count} streams, {first}", scoring, few, worker.streams, first, count, threads)
+            for count in worker.STREAMS
         ],
         "start": [Case(f"`score` of one trace, {first}", scoring, few, worker.start, first)],
     }

@@ -24,6 +24,7 @@ SCORING_LANES, TRAINING_LANES = 1024, 64
 FLAX_LANES = 256
 SWEEP_LANES, SWEEP_STEPS = (64, 128, 256, 512, 1024), (32, 128, 512)
 MEMBERS = (1, 2, 4, 8, 16, 32)
+PUSHES = 200  # of a live stream
 
 
 @dataclasses.dataclass
@@ -96,6 +97,22 @@ def peer_scoring(*shapes: lstm.Shape, lanes: int, threads: int | None = None) ->
     calls = random_calls(SCORING_CALLS // SCORING_LANES, SCORING_LANES)
     batches = list(zip(*(np.split(array, SCORING_LANES // lanes, axis=1) for array in calls), strict=True))
     return lambda: [np.concatenate([peer.score(*batch) for batch in batches], axis=1) for peer in peers]
+
+
+def our_stream(shape: lstm.Shape, lanes: int) -> Callable[[], np.ndarray]:
+    """Scores live traces, so many of them, a call of each at a time; gives surprisals `[T, B]`, and then goes on."""
+    (params,) = _fresh([shape])
+    stream = scoring.Scorer([Member("ours", shape, params)]).stream(lanes)
+    _, calls = random_calls(PUSHES, lanes)
+    return lambda: np.stack([stream.push(row)[0] for row in calls])
+
+
+def peer_stream(shape: lstm.Shape, lanes: int, threads: int) -> Callable[[], np.ndarray]:
+    """The same calls on the same weights in PyTorch."""
+    (params,) = _fresh([shape])
+    push = Torch(shape, params, threads).stream(lanes, V)
+    _, calls = random_calls(PUSHES, lanes)
+    return lambda: np.stack([push(row) for row in calls])
 
 
 def _peers(shapes: Sequence[lstm.Shape], threads: int | None) -> list[Peer]:

@@ -88,6 +88,20 @@ class Torch:
         with self._torch.inference_mode():
             return self._model(self._tensor(inputs), self._tensor(targets)).cpu().numpy()
 
+    def stream(self, lanes: int, go: int) -> Callable[[np.ndarray], np.ndarray]:
+        """A function that scores the next call of so many live traces, `[B]` to `[B]`, and carries the state on."""
+        torch, model, state, previous = self._torch, self._model.eval(), None, np.full(lanes, go)
+        torch.set_num_threads(self._threads)
+
+        def push(calls: np.ndarray) -> np.ndarray:
+            nonlocal state, previous
+            with torch.inference_mode():
+                hidden, state = model.lstm(model.embedding(self._tensor(previous[None])), state)
+                logits, previous = model.out(hidden[0]), calls
+                return torch.nn.functional.cross_entropy(logits, self._tensor(calls), reduction="none").cpu().numpy()
+
+        return push
+
     def scoring_on_gpu(self, inputs: np.ndarray, targets: np.ndarray, half: bool) -> Callable[[], None]:
         """A function that scores what lies on the GPU already, and leaves the surprisals there.
 

@@ -42,6 +42,7 @@ SCORING_REPEATS = 3
 # Traces a batch: PyTorch is taken at its best of these. Numbers of threads are compared at the first only.
 SCORING_LANES, TRAINING_LANES = (64, 16, 32, 128), (64, 32, 128)
 ARCHIVE_LANES, EPOCH_LANES = (16, 8, 32), (8, 4, 16)
+STREAMS = (1, 4, 16, 64, 256, 1024)  # live traces
 FLAX_ARCHIVE_LANES, FLAX_EPOCH_LANES = 32, 8
 
 
@@ -183,6 +184,21 @@ def operands(shape: lstm.Shape) -> list[Contender]:
         _apart(f"ours, {kind}", [shape], "our_scoring", options={"operands": kind}, calls=cases.SCORING_CALLS)
         for kind in OPERANDS
     ]
+
+
+def streams(shape: lstm.Shape, lanes: int, threads: Sequence[int]) -> list[Contender]:
+    """Live traces side by side, a call of each at a time: ours, and PyTorch with any number of threads."""
+
+    def check() -> None:
+        found, ours = cases.peer_stream(shape, lanes, max(threads))(), cases.our_stream(shape, lanes)()
+        np.testing.assert_allclose(found, ours, rtol=2e-5, atol=2e-5)
+
+    common: dict[str, Any] = {"calls": cases.PUSHES * lanes, "lanes": lanes}
+    theirs = [
+        _apart(f"torch, {count} threads", [shape], "peer_stream", lanes, count, kept=False, check=check, **common)
+        for count in sorted(threads, reverse=True)
+    ]
+    return [_apart("ours", [shape], "our_stream", lanes, **common), *theirs]
 
 
 def devices(work: str, shape: lstm.Shape) -> list[Contender]:

@@ -1,6 +1,6 @@
 """Every detector by name. One line here adds one to kim2017's baselines, figure 3 and mimicry, unless it is `NEURAL`.
 
-`detect` (those that learn from traces alone), `evaluate`, kim2017.study and kim2017.portability run it where `--detectors` names it.
+`detect` (if it is in `ALONE`), `evaluate`, kim2017.study and kim2017.portability run it where `--detectors` names it.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -59,6 +59,7 @@ def test_mistakes_are_one_sentence(commands, tmp_path):
     [
         ("our_epoch", True, []),
         ("flax_training", False, []),
+        ("our_stream", False, [2]),
         ("peer_epoch", True, [8]),
         pytest.param("torch_training", False, [1, 16], marks=needs_torch),
         pytest.param("peer_epoch", True, [8, 1], marks=needs_torch),
@@ -96,7 +97,8 @@ def test_the_start_is_that_of_the_command_score():
 
 @needs_torch
 def test_peers_score_what_we_do(archive):
-    for contender in [*worker.scoring([SHAPE], [1]), *worker.archive([SHAPE, WIDER], str(archive), False, 1)]:
+    of_archive = worker.archive([SHAPE, WIDER], str(archive), False, 1)
+    for contender in [*worker.scoring([SHAPE], [1]), *of_archive, *worker.streams(WIDER, 3, [1])]:
         contender.check()
 
 
