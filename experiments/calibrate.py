@@ -16,6 +16,7 @@ from absl import flags
 
 from syscall_lm import files
 from syscall_lm.detectors import ensemble
+from syscall_lm.detectors.base import traces_needed
 from syscall_lm.detectors.language_model import LanguageModelDetector
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, data
@@ -34,6 +35,7 @@ FAR = flags.DEFINE_float("far", 0.01, "false alarm rate to print thresholds for"
 @profiled()
 def main() -> None:
     """Scores the traces and rewrites the model's calibration."""
+    traces_needed(FAR.value)  # no rate is refused before anything is scored
     path = pathlib.Path(MODEL.value)
     model = store.load(path)
     archive = TraceArchive(ARCHIVE.value)

@@ -24,6 +24,7 @@ from absl import flags
 from syscall_lm import files
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, provenance, watching
+from syscall_lm.models import store
 from syscall_lm.traces.archive import TraceArchive, TraceArchiveWriter
 from syscall_lm.traces.trace import Trace
 
@@ -39,13 +40,15 @@ _REPLACED = 0.02  # share of the calls
 
 def main() -> None:
     """Measures what is missing, and writes the table anew after each row."""
-    if not all(size.isdigit() and int(size) for size in SIZES.value):
+    if not all(size.isdecimal() and int(size) for size in SIZES.value):
         raise SyscallLMError("--sizes are numbers of calls")
+    if not os.path.isdir(SCRATCH.value):
+        raise SyscallLMError(f"--scratch={SCRATCH.value}: no such folder")
     output = pathlib.Path(OUTPUT.value)
     path = output / "scale.json"
     result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"rows": []}
     environment = provenance.environment()
-    members = json.loads((pathlib.Path(MODEL.value) / "model.json").read_text())["members"]
+    members = {member.name: str(member.shape) for member in store.load(pathlib.Path(MODEL.value)).members}
     with tempfile.TemporaryDirectory(prefix="syscall_lm.", dir=SCRATCH.value) as folder:
         for size in map(int, SIZES.value):
             archive = pathlib.Path(folder) / f"{size}.parquet"

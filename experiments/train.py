@@ -32,6 +32,7 @@ from absl import flags
 
 from syscall_lm import files, processes, training
 from syscall_lm.detectors import language_model
+from syscall_lm.detectors.base import traces_needed
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, data, provenance
 from syscall_lm.experiments.profiling import PROFILE_DIR as PROFILE_DIR
@@ -75,7 +76,7 @@ HELD_OUT = flags.DEFINE_float(
     "held_out", data.HELD_OUT, "share of the normal traces to hold out, if there is no split for it"
 )
 OF_LANGUAGE_MODELS = (LEARNING_RATE, DROPOUT, BATCHING, MINIBATCH_CALLS, STEPS)
-SEED = flags.DEFINE_integer("seed", _DEFAULTS.seed, "of everything random", lower_bound=0)
+SEED = flags.DEFINE_integer("seed", _DEFAULTS.seed, "of everything random", lower_bound=0, upper_bound=2**32 - 1)
 FAR = flags.DEFINE_float("far", 0.01, "false alarm rate that the model card states thresholds for")
 CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices",
@@ -92,6 +93,7 @@ CHECKPOINT_SECONDS = flags.DEFINE_float("checkpoint_seconds", 60, "time between 
 
 def main() -> None:
     """Trains, saves, calibrates."""
+    traces_needed(FAR.value)  # no rate is refused before anything is trained
     archive = TraceArchive(ARCHIVE.value)
     wanted = [shapes.parse(member, archive.vocabulary.size) for member in MEMBERS.value]
     if not wanted:

@@ -108,5 +108,5 @@ def traces_needed(false_alarm_rate: float) -> int:
 
 
 def _require_rate(false_alarm_rate: float) -> None:
-    if not 0 < false_alarm_rate < 1:
+    if not 1e-12 <= false_alarm_rate < 1:
         raise SyscallLMError(f"--far={false_alarm_rate}: a false alarm rate lies between 0 and 1")

@@ -214,6 +214,9 @@ class TraceArchive:
         self.num_traces: int = self._file.metadata.num_rows
         if self.num_traces == 0:
             raise SyscallLMError(f"{self.path}: an archive without traces")
+        sizes = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
+        if sum(sizes) != self.num_traces:
+            raise SyscallLMError(f"{self.path}: holds {sum(sizes):,} traces and says {self.num_traces:,}: damaged")
 
     def batches(self, max_calls: int = CALLS_PER_GROUP) -> Iterator[TraceBatch]:
         """Streams the archive in order, a batch at a time: at least one trace, at most about `max_calls` calls."""
@@ -253,6 +256,8 @@ class TraceArchive:
         try:
             table = self._file.read_row_group(group)
             table.validate(full=True)  # offsets, and that text is UTF-8
+            if len(table) != self._file.metadata.row_group(group).num_rows:
+                raise ValueError("fewer rows than it says")
             return table
         except (pa.ArrowException, OSError, ValueError) as error:
             raise SyscallLMError(f"{self.path}: damaged or truncated in row group {group}") from error

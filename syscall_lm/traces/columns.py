@@ -13,6 +13,7 @@ from syscall_lm.traces.sources import Source
 from syscall_lm.traces.vocabulary import NamesSeen, Vocabulary
 
 NO_CALL, NO_PROCESS = "row without a call", "row without a process"
+ODD_LABEL = "label that says neither attack nor normal"
 GROUPINGS = ("thread", "process")
 
 # The names under which a column is found if --columns does not tell; `calls` holds a whole trace in one row.
@@ -27,8 +28,8 @@ USUAL = {
     "time": ("time", "timestamp"),
     "label": ("label", "attack"),
 }
-_ATTACK = frozenset({"attack", "1", "true", "malicious", "anomaly", "abnormal", "evil"})
-_NORMAL = frozenset({"normal", "0", "false", "benign", "clean"})
+_ATTACK = frozenset({"attack", "1", "1.0", "true", "malicious", "anomaly", "abnormal", "evil"})
+_NORMAL = frozenset({"normal", "0", "0.0", "false", "benign", "clean"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,9 @@ class Columns:
         for what, usual in USUAL.items():
             if what not in chosen and (name := next((name for name in usual if name in present), None)):
                 chosen[what] = name
+        if chosen.get("trace") == "id" and "trace=id" not in options.columns.split(",") and "calls" not in chosen:
+            if {"pid", "tid"} & set(chosen):  # then a row is a call, and its own number no session
+                del chosen["trace"]
         shown = ", ".join(present)[:200]
         if "call" not in chosen and "calls" not in chosen:
             raise SyscallLMError(f"{file}: no column holds calls; name one by --columns=call=NAME, it has {shown}")
@@ -124,6 +128,8 @@ class Rows:
         host, command = json_lines.text(value.get("host"))[:64], json_lines.text(value.get("command"))
         label = _word(value.get("label")).lower()
         attack = True if label in _ATTACK else False if label in _NORMAL else None
+        if label and attack is None:
+            self._skipped[ODD_LABEL] += 1
         time = json_lines.seconds(value.get("time"))
         for word in calls:
             call = self._call(word)

@@ -10,6 +10,7 @@ DAMAGED = "row with damaged quotes"
 
 BLOCK = 2**12  # rows
 MAX_ROW = 2**20  # bytes
+csv.field_size_limit(MAX_ROW)  # a field may hold the calls of a whole trace
 
 
 def blocks(source: Source, counters: Counters, skip: int = 0) -> Iterator[list[list[str]]]:

@@ -172,7 +172,7 @@ class Grouping:
         found.last = self._block
         if self._timed:
             found.times.append(time or 0.0)
-            found.threads.append(tid or 0)
+            found.threads.append((tid or 0) % 2**32)
         if attack is not None:
             found.attack = attack or bool(found.attack)
         if command:

@@ -29,6 +29,8 @@ TRUNCATED = "compressed data truncated or damaged"
 TAR_DAMAGED = "tar archive truncated or damaged"
 ZIP_DAMAGED = "zip archive truncated or damaged"
 ZIP_MEMBER = "zip member encrypted, damaged or packed in an unknown way"
+# What zipfile unpacks piece by piece; of bzip2 and LZMA it unpacks all that it read before it tells how much it was.
+_ZIP_BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 DAMAGE = (TRUNCATED, TAR_DAMAGED, ZIP_DAMAGED, ZIP_MEMBER)
 NESTED = "archive within an archive"
 EMPTY = "empty file"
@@ -336,6 +338,9 @@ class _Opener:
                 self._skipped["link or special file in an archive"] += 1
                 continue
             if not self._safe(name):
+                continue
+            if info.compress_type not in _ZIP_BOUNDED:
+                self._skipped[ZIP_MEMBER] += 1
                 continue
             try:
                 file: Any = archive.open(info)

@@ -120,10 +120,9 @@ def _number(field: bytes) -> int:
     if field[:1] == b"\x80":  # GNU's base 256
         return int.from_bytes(field[1:], "big")
     digits = field.strip(b" \0")
-    try:
-        return int(digits, 8) if digits else 0
-    except ValueError:
-        raise TarError("a damaged number") from None
+    if digits.translate(None, b"01234567"):  # `int` would take signs, and so sizes below zero
+        raise TarError("a damaged number")
+    return int(digits, 8) if digits else 0
 
 
 def _text(field: bytes) -> bytes:

@@ -116,8 +116,8 @@ class Vocabulary:
         names: list[str] = []
         for number, line in enumerate(text.splitlines()):
             words = line.split()
-            if len(words) == 2 and words[0].isdigit():
-                if int(words[0]) != number:
+            if len(words) == 2 and words[0].isdecimal():
+                if words[0].lstrip("0") != str(number).lstrip("0"):
                     raise SyscallLMError(f"{path}, line {number + 1}: expected call number {number}, found {words[0]}")
                 words = words[1:]
             if len(words) != 1 or len(words[0]) > 64 or number >= MAX_NAMES:

@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from syscall_lm.errors import SyscallLMError
@@ -115,6 +115,7 @@ def use(path):
 
 
 @IN_TMP
+@example(0.6460285834991593, b"\0", False)  # a number of rows that becomes none
 @given(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=4), st.booleans())
 def test_a_damaged_archive_raises_nothing_but_the_package_error(tmp_path, place, change, cut):
     traces = [Trace(np.arange(9, dtype=np.uint16), f"trace {i}", command="c") for i in range(50)]

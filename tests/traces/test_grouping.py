@@ -146,6 +146,13 @@ def test_calls_get_the_order_of_their_times_and_doubles_go():
         assert late == (5 if "order_events" in chosen else 0) and doubled == 6 - len(expected)
 
 
+def test_thread_ids_of_any_size_are_told_apart():
+    group, _ = make("process", **BOTH)
+    for tid in (2**32 + 1, 2**70 + 2, -3):
+        group.call(1, 7, tid, time=5.0)
+    assert [trace.calls.tolist() for trace in group.finish()] == [[1, 1, 1]]
+
+
 def test_two_threads_of_a_process_may_call_the_same_at_once():
     group, counters = make("process", **BOTH)
     for tid in (7, 8, 8):

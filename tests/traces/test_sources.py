@@ -258,6 +258,27 @@ def test_a_tar_record_that_claims_to_be_long_is_not_read_into_memory(tmp_path):
     assert contents(tmp_path / "x.tar") == ({}, {sources.TAR_DAMAGED: 1})
 
 
+def test_a_tar_size_below_zero_is_damage(tmp_path):
+    header = bytearray(tarfile.TarInfo("a").tobuf())
+    header[124:136] = b"-0000000001\0"
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    (tmp_path / "x.tar").write_bytes(bytes(header) + bytes(1 << 20))
+    assert contents(tmp_path / "x.tar") == ({}, {sources.TAR_DAMAGED: 1})
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_what_zip_cannot_unpack_piece_by_piece_is_not_unpacked(tmp_path, packing):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", packing) as archive:
+        archive.writestr("bomb", bytes(30 << 20))
+        archive.writestr(zipfile.ZipInfo("plain"), TEXT)
+    tracemalloc.start()
+    found, skipped = contents(tmp_path / "x.zip")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert list(found.values()) == [TEXT] and skipped == {sources.ZIP_MEMBER: 1} and peak < 5 << 20
+
+
 def test_many_members_take_no_memory_each():
     header = tarfile.TarInfo("some/member").tobuf()
     left = 50_000

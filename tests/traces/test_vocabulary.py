@@ -59,7 +59,18 @@ def test_a_mapping_file_keeps_every_position(tmp_path_factory, names, numbered):
     assert [name.partition("#")[0] for name in vocabulary.names] == names
 
 
-@pytest.mark.parametrize("text", [b"", b"0 read\n2 write\n", b"two words here\n", b"\xff\xfe\n", b"x" * 65])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"0 read\n2 write\n",
+        b"two words here\n",
+        b"\xff\xfe\n",
+        b"x" * 65,
+        "² open".encode(),
+        b"9" * 5000 + b" read",
+    ],
+)
 def test_a_bad_mapping_file_is_one_clear_sentence(tmp_path, text):
     (tmp_path / "m.txt").write_bytes(text)
     with pytest.raises(SyscallLMError, match="m.txt"):

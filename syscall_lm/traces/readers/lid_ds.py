@@ -78,7 +78,7 @@ def read(source: Source, vocabulary: Vocabulary | NamesSeen, options: Options, c
 
 def _protocol(name: str, options: Options) -> Options:
     """The options with what the recording's folder tells."""
-    found = _FOLDER.search(name)
+    *_, found = None, *_FOLDER.finditer(name)  # the last: where the recordings lie is nobody's protocol
     if found is None:
         return options
     split = options.split or _SPLITS[found[1]]

@@ -59,7 +59,9 @@ def read(source: Source, vocabulary: Vocabulary | NamesSeen, options: Options, c
     for number, line in enumerate(lines(source.stream, counters, _LONGEST_LINE), start=1):
         line = line.replace(b",", b" ")
         if not line.translate(None, _DIGITS):  # nothing else in it
-            values = numbers.integers(line)[0]
+            values, others = numbers.integers(line)
+            if others:
+                counters.skipped[numbers.NOT_A_NUMBER] += others
             calls = by_number.encode(values[numbers.drop_large(values, counters)])
         else:
             calls = _named(line, by_name, counters)

@@ -86,6 +86,20 @@ def test_columns_are_found_behind_any_name(read, line, thread, command, call):
     assert (traces[0].pid, traces[0].command, names) == (thread, command, [[call]])
 
 
+@pytest.mark.parametrize(
+    ("path", "split", "label"),
+    [
+        ("/data/training/LID-DS-2021/CVE/test/normal_and_attack/x.zip!x.sc", "test", ""),
+        ("/home/me/test/LID-DS-2021/CVE/training/x.zip!x.sc", "train", "normal"),
+        ("CVE/test/normal/x.zip!x.sc", "test", "normal"),
+        ("CVE/x.sc", "", ""),
+    ],
+)
+def test_the_last_folder_of_the_protocol_counts(path, split, label):
+    told = lid_ds._protocol(path, Options())
+    assert (told.split, told.label) == (split, label)
+
+
 def test_real_recordings(read, shared_data):
     samples = shared_data / "format_samples"
     data = gzip.decompress((samples / "lid-ds-2021-sc/normal_32.sc.gz").read_bytes())

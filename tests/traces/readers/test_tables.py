@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syscall_lm.errors import SyscallLMError
-from syscall_lm.traces import columns, csv_rows, parquet_stream
+from syscall_lm.traces import columns, csv_rows, numbers, parquet_stream
 from syscall_lm.traces.ingest import ingest
 from syscall_lm.traces.readers import Counters, Options, awsctd, parquet, text_lines
 from syscall_lm.traces.sources import Source
@@ -82,6 +82,26 @@ def test_a_row_may_hold_a_whole_trace(read, name):
     assert [trace.id for trace in read(name, FORMATS[name](table))[0]] == ["capture:1", "capture:2"]
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_number_of_a_row_is_no_session(read, name):
+    table = {"id": [1, 2, 3], "pid": [7, 7, 8], "syscall": ["open", "read", "close"]}
+    assert read(name, FORMATS[name](table))[2] == [["open", "read"], ["close"]]
+    told = read(name, FORMATS[name](table), Options(columns="trace=id"))
+    assert told[2] == [["open"], ["read"], ["close"]]
+
+
+def test_labels_are_understood_or_counted(read):
+    data = b"trace,syscall,label\na,open,1.0\nb,open,0.0\nc,open,malware\nd,open,\n"
+    traces, counters, _ = read("csv", data)
+    assert [trace.label for trace in traces] == ["attack", "normal", "", ""]
+    assert counters.skipped == {columns.ODD_LABEL: 1}
+
+
+def test_a_long_cell_is_a_trace(read):
+    _, counters, names = read("csv", b"id,calls\na," + b"open " * 40_000 + b"\n")
+    assert names == [["open"] * 40_000] and not counters.skipped
+
+
 def test_rows_without_a_call_or_a_process_are_counted(read):
     data = b'{"pid":1,"syscall":"open"}\n{"pid":1}\n{"syscall":"read"}\n{"pid":{},"syscall":[]}\n[1]\n'
     data += b'{"pid":1,"syscall":-1}\n'
@@ -93,7 +113,7 @@ def test_rows_without_a_call_or_a_process_are_counted(read):
 
 
 def test_a_quote_that_never_ends_costs_rows_not_memory(read):
-    data = b"pid,syscall\n1,open\n" + b'1,"' + b"x,\n" * 100_000 + b'"\n1,close\n'
+    data = b"pid,syscall\n1,open\n" + b'1,"' + b"x,\n" * 400_000 + b'"\n1,close\n'
     _, counters, names = read("csv", data)
     assert names[0][0] == "open" and counters.skipped[csv_rows.DAMAGED] >= 1
 
@@ -131,10 +151,11 @@ def read_vocabulary(path):
 
 
 def test_lines_of_traces(read):
-    traces, counters, names = read("text_lines", b"open,read\n\n3 4\t99999999 5\nclose (x) write\n")
+    traces, counters, names = read("text_lines", b"open,read\n\n3 4\t99999999 99999999999 5\nclose (x) write\n")
     assert names == [["open", "read"], ["number 3", "number 4", "number 5"], ["close", "write"]]
     assert [trace.id for trace in traces] == ["capture:1", "capture:3", "capture:4"]
-    assert counters.skipped == {text_lines.BLANK: 1, text_lines.NOT_A_CALL: 1, "number too large for a call": 1}
+    large = {"number too large for a call": 1, numbers.NOT_A_NUMBER: 1}
+    assert counters.skipped == {text_lines.BLANK: 1, text_lines.NOT_A_CALL: 1, **large}
     traces, counters, names = read("awsctd", b"15,18,18,AdWare\nx\n1,Clean\n\n1,2\n")
     assert names == [["number 15", "number 18", "number 18"], ["number 1"]]
     assert [(trace.label, trace.family) for trace in traces] == [("attack", "AdWare"), ("normal", "Clean")]
