@@ -4,7 +4,7 @@
 
 Everything in the chosen split that is not labelled as an attack counts as normal. The ensemble's medians stay those of
 the training traces (Kim et al., eq. 3), unless --medians is given: then they, too, come from these traces, which suits
-a model that was trained elsewhere.
+a model that was trained elsewhere, and mends a calibration that is missing or damaged.
 """
 
 import dataclasses
@@ -14,10 +14,10 @@ import pathlib
 import numpy as np
 from absl import flags
 
-from syscall_lm import files
+from syscall_lm import files, scoring
 from syscall_lm.detectors import ensemble
 from syscall_lm.detectors.base import traces_needed
-from syscall_lm.detectors.language_model import LanguageModelDetector
+from syscall_lm.detectors.language_model import load_calibration, trace_and_window_scores
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, data
 from syscall_lm.experiments.profiling import PROFILE_DIR as PROFILE_DIR
@@ -40,11 +40,10 @@ def main() -> None:
     model = store.load(path)
     archive = TraceArchive(ARCHIVE.value)
     table = model.translation(archive)
-    detector = LanguageModelDetector.load(model)
-    parts = [
-        detector.member_and_window_scores(batch.calls.take(data.normal_split(batch, SPLIT.value)).translate(table))
-        for batch in archive.batches()
-    ]
+    before = None if MEDIANS.value else load_calibration(path, model.members)
+    scorer, sizes = scoring.Scorer(model.members), [member.shape for member in model.members]
+    normal = (batch.calls.take(data.normal_split(batch, SPLIT.value)) for batch in archive.batches())
+    parts = [trace_and_window_scores(scorer, sizes, traces.translate(table)) for traces in normal]
     held_out = np.concatenate([scores for scores, _ in parts], axis=1)
     windows = [np.concatenate(of_member) for of_member in zip(*(of_all for _, of_all in parts), strict=True)]
     if not held_out.shape[1]:
@@ -53,13 +52,13 @@ def main() -> None:
     source = f"{held_out.shape[1]} normal traces of {archive.path.name}"
     if SPLIT.value:
         source += f", split {SPLIT.value!r}"
-    if MEDIANS.value:
+    if before is None:
         calibration = ensemble.Calibration.from_scores(held_out, held_out, source, windows)
     else:
         thinned = tuple(map(ensemble.thinned, windows))
-        calibration = dataclasses.replace(detector.calibration, held_out=held_out, source=source, windows=thinned)
+        calibration = dataclasses.replace(before, held_out=held_out, source=source, windows=thinned)
     thresholds = {method: calibration.threshold(method, FAR.value) for method in ensemble.METHODS}
-    files.write_text(path / store.CALIBRATION, json.dumps(calibration.to_json(detector.scorer.names)) + "\n")
+    files.write_text(path / store.CALIBRATION, json.dumps(calibration.to_json(scorer.names)) + "\n")
     print(f"{path}: calibrated on {source}; thresholds for a false alarm rate of {FAR.value:g}:")
     for method, threshold in thresholds.items():
         print(f"  {method}: {threshold:.4f}")

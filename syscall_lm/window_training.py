@@ -24,7 +24,7 @@ MERGED_MULTIPLE = 8  # of windows that a minibatch on a CPU has once equal ones 
 
 # Chosen by the held-out loss of normal traces (experiments/soni2019/train.py).
 RECIPES: Mapping[str, Mapping[str, Any]] = {
-    encoder_decoder.NAME: {"learning_rate": 1e-2, "epochs": 15, "patience": 4},
+    encoder_decoder.NAME: {"learning_rate": 1e-2, "epochs": 15, "patience": 4, "together": 4},
     autoencoder.NAME: {
         "learning_rate": 8e-2,
         "epochs": 100,
@@ -44,15 +44,18 @@ class WindowRecipe(optimisation.Optimisation):
       length: L, calls in a window.
       stride: calls from one window's beginning to the next one's.
       minibatch_windows: windows in a minibatch.
+      together: so many equal windows, at most, come into the same minibatch on purpose. The windows of an epoch and the
+        size of a minibatch stay as they are, but on a CPU equal windows of a minibatch are computed once.
     """
 
     length: int = 10
     stride: int = 2
     minibatch_windows: int = 256
+    together: int = 1
 
     def __post_init__(self):
         super().__post_init__()
-        self.require_positive("length", "stride", "minibatch_windows")
+        self.require_positive("length", "stride", "minibatch_windows", "together")
 
     @classmethod
     def of(cls, model: str, **changes: Any) -> "WindowRecipe":
@@ -130,9 +133,9 @@ class WindowPrediction:
         del params
 
     def plans(self, epoch: int) -> Iterable[np.ndarray]:
-        """See `optimisation.Objective`: all windows in random order; on a CPU `Windows.merged` within a minibatch."""
-        rng, size = np.random.default_rng([self._recipe.seed, epoch]), self._recipe.minibatch_windows
-        batches = in_batches(rng.permutation(len(self._train)), size)
+        """See `optimisation.Objective`: `Windows.shuffled`; on a CPU `Windows.merged` within a minibatch."""
+        rng = np.random.default_rng([self._recipe.seed, epoch])
+        batches = in_batches(self._train.shuffled(rng, self._recipe.together), self._recipe.minibatch_windows)
         if jax.default_backend() == "cpu":
             return (self._train.merged(numbers, MERGED_MULTIPLE) for numbers in batches)
         # Each number of windows is a program to compile, and a GPU should hardly be sooner done with fewer of them.

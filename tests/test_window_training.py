@@ -187,8 +187,9 @@ def test_a_minibatch_with_equal_windows_merged_is_the_same_minibatch(model, trac
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
-def test_every_window_is_learned_from_once_an_epoch(traces):
-    objective = window_training.WindowPrediction(shape("autoencoder"), recipe(), traces, traces)
+@pytest.mark.parametrize("together", [1, 4])
+def test_every_window_is_learned_from_once_an_epoch(traces, together):
+    objective = window_training.WindowPrediction(shape("autoencoder"), recipe(together=together), traces, traces)
     windows = Windows(traces, L, recipe().stride, V)
     expected = contents(windows.gather(np.arange(len(windows))), np.ones(len(windows), int))
     epochs = [list(objective.plans(epoch)) for epoch in range(2)]

@@ -59,7 +59,8 @@ class Settings:
         epochs, patience, learning_rate = self.epochs, self.patience, self.learning_rate
         if model == autoencoder.NAME:
             epochs, patience, learning_rate = (self.autoencoder_epochs,) * 2 + (self.autoencoder_learning_rate,)
-        return window_training.WindowRecipe(
+        return window_training.WindowRecipe.of(
+            model,
             epochs=epochs,
             learning_rate=learning_rate,
             schedule=self.schedule,

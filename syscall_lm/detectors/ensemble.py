@@ -116,10 +116,10 @@ class Calibration:
             windows = tuple(np.array(member.get("windows", []), np.float64) for member in members)
             source = str(value["source"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise SyscallLMError(f"{path}: damaged, or of another model; run `calibrate` again") from error
+            raise SyscallLMError(f"{path}: damaged, or of another model; run `calibrate --medians`") from error
         usable = all(np.isfinite(values).all() for values in (medians, spreads, held_out, *windows))
         if held_out.ndim != 2 or not held_out.size or not usable:
-            raise SyscallLMError(f"{path}: holds no usable scores; run `calibrate` again")
+            raise SyscallLMError(f"{path}: holds no usable scores; run `calibrate --medians`")
         return cls(medians, spreads, held_out, source, windows)
 
 

@@ -83,10 +83,6 @@ class LanguageModelDetector(Detector):
         """Average negative log-likelihood under each member, nats per call, float64 `[M, N]`."""
         return scoring.means(self.scorer.surprisal(traces), traces)
 
-    def member_and_window_scores(self, traces: Sequences) -> tuple[np.ndarray, list[np.ndarray]]:
-        """`member_scores`, and beside them the scores of each member's windows (see `_scores`)."""
-        return _scores(self.scorer, self._shapes, traces)
-
     def decision_function(self, traces: Sequences) -> np.ndarray:
         """The ensemble's scores `[N]`."""
         return self.calibration.combine(self.member_scores(traces), self.method)
@@ -169,11 +165,11 @@ def calibrate(members: Sequence[Member], train: Sequences, held_out: Sequences, 
     """Scores normal training and held-out traces for a calibration."""
     scorer = scoring.Scorer(members)
     train_scores = scoring.means(scorer.surprisal(train), train)
-    held_out_scores, windows = _scores(scorer, [member.shape for member in members], held_out)
+    held_out_scores, windows = trace_and_window_scores(scorer, [member.shape for member in members], held_out)
     return ensemble.Calibration.from_scores(train_scores, held_out_scores, source, windows)
 
 
-def _scores(
+def trace_and_window_scores(
     scorer: scoring.Scorer, sizes: Sequence[shapes.Shape], traces: Sequences
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Each member's scores of traces `[M, N]`, and of their windows `[W]`, of which a language model has none."""
@@ -186,7 +182,11 @@ def _scores(
 
 
 def load_calibration(path: pathlib.Path, members: Sequence[Member]) -> ensemble.Calibration:
-    """The calibration of a model directory."""
+    """The calibration of a model directory.
+
+    Raises:
+      SyscallLMError: it is missing, damaged, or of other members.
+    """
     file = path / store.CALIBRATION
-    value = store.read_json(file, f"{path}: the model has no calibration; run `calibrate`")
+    value = store.read_json(file, f"{path}: the model has no calibration; run `calibrate --medians`")
     return ensemble.Calibration.from_json(value, [member.name for member in members], str(file))

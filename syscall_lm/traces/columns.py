@@ -118,7 +118,8 @@ class Rows:
         calls = value.get("calls")
         if isinstance(calls, str):
             calls = calls.replace(",", " ").split()
-        if isinstance(calls, list):
+        whole = isinstance(calls, list)
+        if whole:
             session = session or ("" if pid is not None or tid is not None else str(self._row))
         elif session or pid is not None or tid is not None:
             calls = [value.get("call")]
@@ -131,12 +132,13 @@ class Rows:
         if label and attack is None:
             self._skipped[ODD_LABEL] += 1
         time = json_lines.seconds(value.get("time"))
-        for word in calls:
-            call = self._call(word)
-            if call is None:
-                self._skipped[NO_CALL] += 1
-                continue
-            self.grouping.call(call, pid, tid, command, time, host, session, attack)
+        known = [call for call in map(self._call, calls) if call is not None]
+        if len(known) < len(calls):
+            self._skipped[NO_CALL] += len(calls) - len(known)
+        if whole:
+            self.grouping.whole(known, pid, tid, command, time, host, session, attack)
+        elif known:
+            self.grouping.call(known[0], pid, tid, command, time, host, session, attack)
 
     def _call(self, word: object) -> int | None:
         number = json_lines.integer(word)

@@ -9,7 +9,7 @@ comes back, the capture ends, or there are too many.
 """
 
 import array
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 
@@ -185,6 +185,25 @@ class Grouping:
         elif call == self._ends_thread and not session and (self._by_thread or pid is None):
             self._end(found.key, time)
         return found
+
+    def whole(
+        self,
+        calls: Sequence[int],
+        pid: int | None,
+        tid: int | None = None,
+        command: str = "",
+        time: float | None = None,
+        host: str = "",
+        session: str = "",
+        attack: bool | None = None,
+    ) -> None:
+        """Adds a trace that is told at once, whatever calls it holds; see `call`. None of its calls has a time."""
+        if calls:
+            self._number += 1
+            found = _Open(None, self._number, pid, tid, host, session, time)
+            found.calls.extend(calls)
+            found.command, found.attack = command, attack
+            self._done.append(found)
 
     def enter(
         self,

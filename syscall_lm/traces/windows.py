@@ -102,6 +102,20 @@ class Windows:
         padding = max(multiple, -(-found.shape[1] // multiple) * multiple) - found.shape[1]
         return np.concatenate([found, np.tile([[-1], [0]], padding)], axis=1)
 
+    def shuffled(self, rng: np.random.Generator, together: int) -> np.ndarray:
+        """The numbers of all windows, int `[W]`, in random order, but equal windows side by side, `together` at a time."""
+        if together == 1:
+            return rng.permutation(len(self))
+        keys = self._keys[self._by_key]
+        first = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))[: len(self)]
+        rank = np.arange(len(self)) - np.repeat(first, np.diff(np.append(first, len(self))))  # among equal ones
+        begins = rank % together == 0
+        return self._by_key[np.argsort(rng.permutation(begins.sum())[np.cumsum(begins) - 1], kind="stable")]
+
+    @functools.cached_property
+    def _by_key(self) -> np.ndarray:
+        return np.argsort(self._keys, kind="stable")
+
     @functools.cached_property
     def _keys(self) -> np.ndarray:
         """uint64 `[W]`, equal for equal windows, and hardly ever (2^-50 or less) for two that differ."""

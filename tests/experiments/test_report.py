@@ -262,7 +262,7 @@ def test_saved_scores_bring_their_ensemble_and_rate_unless_a_flag_says_otherwise
         ("no_model", "not a model directory"),
         ("no_archive", "no such file; expected a trace archive"),
         ("text_archive", "not a trace archive"),
-        ("no_calibration", "run `calibrate`"),
+        ("no_calibration", "run `calibrate --medians`"),
         ("foreign", "no call name in common"),
         ("no_scores", "expected scores"),
         ("scores_archive", "no scores; make them with `score`"),

@@ -207,7 +207,13 @@ def test_calibrate_sets_the_asked_false_alarm_rate(folder, tiny_model, commands)
     np.testing.assert_allclose(detector.calibration.windows[1], np.sort(by_windows.verdicts(normal).score), rtol=1e-5)
     assert len(detector.calibration.windows[0]) == 0 and 0 < by_windows.verdicts(normal).abnormal.mean() <= 0.1
     calibrated = (model / store.CALIBRATION).read_text()
-    wrong = commands("calibrate", {"far": [*base, "--split=test", "--far=5"]})["far"]
+    lost = [f"--model={folder}/uncalibrated", base[1], "--split=train"]
+    cases = {"far": [*base, "--split=test", "--far=5"], "lost": lost, "mended": [*lost, "--medians"]}
+    done = commands("calibrate", cases)
+    assert done["lost"].code == 2 and "run `calibrate --medians`" in done["lost"].err
+    assert done["mended"].code == 0, done["mended"].err
+    LanguageModelDetector.load(store.load(folder / "uncalibrated"))
+    wrong = done["far"]
     assert wrong.code == 2 and wrong.out == "" and (model / store.CALIBRATION).read_text() == calibrated
     assert before["members"]["1x4.1"]["median"] != detector.calibration.medians[0]
 

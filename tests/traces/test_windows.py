@@ -1,5 +1,8 @@
 """Windows hold the calls that they should, and every call is in as many as the stride says."""
 
+import collections
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -78,3 +81,27 @@ def test_merged_windows_are_the_windows_and_how_often_each_occurs(traces, data):
     assert merged[1].sum() == (numbers >= 0).sum()
     batch = windows.gather_merged(merged)
     assert (batch.mask == windows.gather(merged[0]).mask * merged[1]).all()
+
+
+@given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=9), min_size=1), st.integers(1, 5), st.integers(0, 9))
+def test_shuffled_windows_are_all_windows_with_equal_ones_side_by_side(traces, together, seed):
+    windows = Windows(Sequences.from_list(traces), 2, 1, GO)
+    order = windows.shuffled(np.random.default_rng(seed), together)
+    assert sorted(order.tolist()) == list(range(len(windows)))
+    content = [tuple(column) for column in np.concatenate(windows.gather(order)).T.tolist()]
+    for one in set(content):
+        runs = [len(list(run)) for found, run in itertools.groupby(content) if found == one]
+        assert len(runs) <= -(-content.count(one) // together)  # groups of one content may meet by chance
+    again = windows.shuffled(np.random.default_rng(seed), together)
+    np.testing.assert_array_equal(order, again)
+
+
+@pytest.mark.parametrize("together", [1, 3])
+def test_every_order_of_windows_is_as_likely(together):
+    """Four contents, three windows each: with `together` 3 there are 4! orders of contents."""
+    windows = Windows(Sequences.from_list([[call] for call in (0, 1, 2, 3) for _ in range(3)]), 1, 1, GO)
+    first = collections.Counter()
+    for seed in range(600):
+        order = windows.shuffled(np.random.default_rng(seed), together)
+        first[tuple(dict.fromkeys((order // 3).tolist()))] += 1
+    assert len(first) == 24 and max(first.values()) < 50  # 25 expected; 50 are five standard deviations more

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syscall_lm.errors import SyscallLMError
-from syscall_lm.traces import columns, csv_rows, numbers, parquet_stream
+from syscall_lm.traces import columns, csv_rows, grouping, numbers, parquet_stream
 from syscall_lm.traces.ingest import ingest
 from syscall_lm.traces.readers import Counters, Options, awsctd, parquet, text_lines
 from syscall_lm.traces.sources import Source
@@ -80,6 +80,19 @@ def test_a_row_may_hold_a_whole_trace(read, name):
     assert read(name, FORMATS[name](table))[2] == [["open", "read"], ["close"]]
     table = {"sequence": [["open", "read"], ["close"]]}
     assert [trace.id for trace in read(name, FORMATS[name](table))[0]] == ["capture:1", "capture:2"]
+    # Whatever calls it holds, and whoever comes after it.
+    table = {"pid": [7, 7], "calls": [["open", "exit_group", "read"], ["close"]]}
+    traces, _, names = read(name, FORMATS[name](table))
+    assert names == [["open", "exit_group", "read"], ["close"]]
+    assert [trace.id for trace in traces] == ["capture:7", "capture:7#2"]
+
+
+def test_any_number_of_whole_traces_is_read(read, monkeypatch):
+    monkeypatch.setattr(grouping, "MAX_LIVE", 10)
+    monkeypatch.setattr(grouping, "MAX_HELD", 10)
+    table = {"id": [f"t{i}" for i in range(5000)], "calls": [["open", "read"]] * 5000}
+    traces, counters, _ = read("jsonl", as_jsonl(table))
+    assert [trace.id for trace in traces] == [f"capture:t{i}" for i in range(5000)] and not counters.skipped
 
 
 @pytest.mark.parametrize("name", FORMATS)
