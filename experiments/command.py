@@ -49,6 +49,8 @@ def _exit_code(main: Callable[..., None], argv: list[str]) -> int:
         return interruption.exit_code
     except MemoryError as error:  # NumPy says how much it asked for
         return _complain(f"the memory does not suffice; {error or 'nothing was written'}")
+    except UnicodeEncodeError as error:  # of a flag or a path with bytes that neither Parquet nor a terminal takes
+        return _complain(f"{str(error.object)[:200]!r}: is no UTF-8, which is needed here")
     except BrokenPipeError:  # the reader of our output (`| head`) left early
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -59,15 +61,13 @@ def _exit_code(main: Callable[..., None], argv: list[str]) -> int:
 
 
 def _complain(message: str, kind: str = "error") -> int:
-    # Names from captures may hold control characters; a terminal must not obey them.
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
-    print(f"{kind}: {shown}", file=sys.stderr)
+    print(f"{kind}: {printable(message)}", file=sys.stderr)
     return EXIT_USER_ERROR
 
 
 def printable(text: str) -> str:
-    """A line of results for the terminal: names come from captures, and it must not obey their control characters."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    """A line for the terminal: names come from captures, and it must not obey their control characters."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def print_notice(notice: str) -> None:

@@ -40,12 +40,12 @@ def training_traces(archive: TraceArchive, held_out: float, seed: int) -> tuple[
     return training.with_held_out(batch.calls.take(train), validation, seed, held_out)
 
 
-def note_of_few(held_out: int, false_alarm_rate: float) -> None:
-    """Says on the terminal where too few held-out traces set a threshold."""
+def note_of_few(held_out: int, false_alarm_rate: float, what: str = "traces") -> None:
+    """Says on the terminal where too few held-out traces, or windows, set a threshold."""
     needed = traces_needed(false_alarm_rate)
     if held_out < needed:
         print(
-            f"note: {held_out} held-out traces cannot promise a false alarm rate of {false_alarm_rate:g} "
+            f"note: {held_out} held-out {what} cannot promise a false alarm rate of {false_alarm_rate:g} "
             f"({needed} could); the threshold is their highest score"
         )
 

@@ -54,7 +54,10 @@ MAX_GAP = flags.DEFINE_float(
     lower_bound=0,
 )
 COLUMNS = flags.DEFINE_string(
-    "columns", "", "csv, jsonl, parquet: what columns hold, as WHAT=NAME,...; WHAT is call, calls, trace, pid, tid, ..."
+    "columns",
+    "",
+    "csv, jsonl, parquet: what columns hold, as WHAT=NAME,...; WHAT is call, calls, trace, pid, tid, command, host, "
+    "time or label; WHAT= says that none does.",
 )
 ORDER_EVENTS = flags.DEFINE_bool(
     "order_events", False, "Put each trace's calls in the order of their times, where a capture has one for each."
@@ -147,7 +150,7 @@ def describe(summary: Summary, recognised: bool = False) -> str:
             rows.append(f"{title}: {', '.join(shown)}")
     if summary.bad:
         rows.append(f"bad: {summary.bad:,} lines, a share of {summary.bad_fraction:.2g}")
-    return "\n".join("".join(c if c.isprintable() else repr(c)[1:-1] for c in row) for row in rows)
+    return "\n".join(map(command.printable, rows))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from syscall_lm import files
 from syscall_lm.detectors import catalogue
 from syscall_lm.detectors.window_models import WindowDetector
 from syscall_lm.errors import SyscallLMError
-from syscall_lm.experiments import command
+from syscall_lm.experiments import command, data
 from syscall_lm.experiments.highest import Highest
 from syscall_lm.experiments.profiling import PROFILE_DIR as PROFILE_DIR
 from syscall_lm.experiments.profiling import profiled
@@ -73,6 +73,7 @@ def main() -> None:
     print(
         f"{windows:,} windows: {abnormal:,} abnormal (score above {detector.window_threshold_:.4f}, far {FAR.value:g})"
     )
+    data.note_of_few(detector.held_out_windows_, FAR.value, "windows")
     for text in worst.lines:
         print("  " + text)
     command.print_notice(archive.notice)

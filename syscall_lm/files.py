@@ -48,6 +48,15 @@ def complete_file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
             temporary.unlink(missing_ok=True)
 
 
+def remove_folder(folder: pathlib.Path, *patterns: str) -> None:
+    """Removes a folder that `exclusive` made, with its files of these patterns; with other files it stays."""
+    with contextlib.suppress(OSError):  # what is left over does no harm
+        for pattern in (*patterns, ".*.part", ".lock"):
+            for path in folder.glob(pattern):
+                path.unlink()
+        folder.rmdir()
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes `text` to `path` as UTF-8, completely or not at all."""
     with complete_file(path) as temporary:

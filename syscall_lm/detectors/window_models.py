@@ -76,11 +76,13 @@ class WindowDetector(Detector):
     Attributes:
       scorer: scores calls.
       window_threshold_: after `fit` or `load`, the score above which a window is abnormal.
+      held_out_windows_: from how many windows that threshold comes.
     """
 
     needs_held_out = True
     model: str
     window_threshold_: float
+    held_out_windows_: int
 
     def __init__(
         self,
@@ -143,7 +145,7 @@ class WindowDetector(Detector):
             raise SyscallLMError(f"{model.path}: its calibration holds no scores of windows; run `calibrate` again")
         detector = cls.of_trained(shape, params, false_alarm_rate=false_alarm_rate)
         detector.threshold_ = conformal_threshold(calibration.held_out[number], false_alarm_rate)
-        detector.window_threshold_ = conformal_threshold(calibration.windows[number], false_alarm_rate)
+        detector._set_window_threshold(calibration.windows[number])
         return detector
 
     def fit(self, normal: Sequences, held_out: Sequences | None = None) -> Self:
@@ -151,9 +153,12 @@ class WindowDetector(Detector):
         normal, held_out = training.with_held_out(normal, held_out, self.recipe.seed)
         self._held_out = held_out
         super().fit(normal, held_out)
-        scores = window_means(self.surprisal(held_out), held_out, self.shape.length)
-        self.window_threshold_ = conformal_threshold(scores, self.false_alarm_rate)
+        self._set_window_threshold(window_means(self.surprisal(held_out), held_out, self.shape.length))
         return self
+
+    def _set_window_threshold(self, scores: np.ndarray) -> None:
+        self.window_threshold_ = conformal_threshold(scores, self.false_alarm_rate)
+        self.held_out_windows_ = len(scores)
 
     def _fit(self, normal: Sequences) -> None:
         if self.scorer is None:

@@ -9,7 +9,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ from syscall_lm import files
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.traces.archive import TraceArchive, TraceBatch
 
+_CONFIGURATION = "configuration.json"  # in the folder of the parts
 MANIFEST_KEY = "syscall_lm.manifest"  # in the output's footer: a JSON object of what was scored, and with what
 
 
@@ -117,7 +117,7 @@ def score_archive(
             calls = sum(shard.calls for shard in shards)
             manifest = settings | {"shards": len(shards), "traces": archive.num_traces, "calls": calls}
             writer.add_key_value_metadata({MANIFEST_KEY: json.dumps(manifest, sort_keys=True)})
-        shutil.rmtree(folder)
+        files.remove_folder(folder, "*.parquet", _CONFIGURATION)
     return resumed
 
 
@@ -134,7 +134,7 @@ def _as_it_is_now(path: pathlib.Path) -> list[Any]:
 
 
 def _require_same(folder: pathlib.Path, configuration: dict[str, Any]) -> None:
-    file = folder / "configuration.json"
+    file = folder / _CONFIGURATION
     text = json.dumps(configuration, indent=1, sort_keys=True) + "\n"
     if not file.exists():
         files.write_text(file, text)

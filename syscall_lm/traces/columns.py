@@ -40,7 +40,7 @@ class Columns:
 
     @classmethod
     def choose(cls, present: Sequence[str], options: Options, file: str) -> "Columns":
-        """What --columns says, and the usual names for the rest.
+        """What --columns says, and the usual names for the rest; WHAT= without a name says that no column holds it.
 
         Raises:
           SyscallLMError: --columns cannot be understood or names a column that is not there; none holds calls; none
@@ -48,15 +48,16 @@ class Columns:
         """
         chosen: dict[str, str] = {}
         for part in filter(None, options.columns.split(",")):
-            what, _, name = part.partition("=")
-            if what not in USUAL or not name:
+            what, equals, name = part.partition("=")
+            if what not in USUAL or not equals:
                 raise SyscallLMError(f"--columns: {part!r} is not WHAT=NAME with WHAT one of {', '.join(USUAL)}")
-            if name not in present:
+            if name and name not in present:
                 raise SyscallLMError(f"{file}: has no column {name!r} (--columns); it has {', '.join(present)[:200]}")
             chosen[what] = name
         for what, usual in USUAL.items():
             if what not in chosen and (name := next((name for name in usual if name in present), None)):
                 chosen[what] = name
+        chosen = {what: name for what, name in chosen.items() if name}
         if chosen.get("trace") == "id" and "trace=id" not in options.columns.split(",") and "calls" not in chosen:
             if {"pid", "tid"} & set(chosen):  # then a row is a call, and its own number no session
                 del chosen["trace"]

@@ -160,12 +160,7 @@ def _parts_folder(output: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _remove(folder: pathlib.Path) -> None:
-    """Removes what a run wrote there, and nothing else."""
-    with contextlib.suppress(OSError):  # what is left over does no harm
-        for pattern in ("*.json", "*.arrow", ".*.part", ".lock"):
-            for path in folder.glob(pattern):
-                path.unlink()
-        folder.rmdir()
+    files.remove_folder(folder, "*.json", "*.arrow")
 
 
 def _write(

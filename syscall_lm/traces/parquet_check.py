@@ -21,7 +21,8 @@ from syscall_lm.errors import SyscallLMError
 MAX_MEMORY = 2**33  # bytes of address space; Arrow reserves some
 SECONDS, BYTES_A_SECOND = 60, 2**20  # of the processor: for any file, and for its size
 DIED = "damaged or hostile; the process that read it died"
-_ERRORS = (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError, NotImplementedError, KeyError)
+# What pyarrow raises for damage; among others OSError and ValueError.
+ERRORS = (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError, NotImplementedError, KeyError)
 
 
 class _Checker:
@@ -89,6 +90,12 @@ def check(path: str | os.PathLike[str]) -> None:
         raise SyscallLMError(f"{path}: {DIED}")
 
 
+def limit_memory() -> None:
+    """Bounds the memory of this process, which is about to read files that may ask for any; it leaves no core dump."""
+    _limit(resource.RLIMIT_AS, MAX_MEMORY)
+    _limit(resource.RLIMIT_CORE, 0)
+
+
 def limit_time(path: str) -> None:
     """Ends this process if it works on a file for longer than its size explains: a few bytes can stand for hours.
 
@@ -96,13 +103,17 @@ def limit_time(path: str) -> None:
     """
     usage = resource.getrusage(resource.RUSAGE_SELF)
     allowed = SECONDS + os.stat(path).st_size // BYTES_A_SECOND
-    resource.setrlimit(resource.RLIMIT_CPU, (int(usage.ru_utime + usage.ru_stime) + allowed, resource.RLIM_INFINITY))
+    _limit(resource.RLIMIT_CPU, int(usage.ru_utime + usage.ru_stime) + allowed)
+
+
+def _limit(what: int, most: int) -> None:
+    _, hard = resource.getrlimit(what)  # the user's own, which a process cannot raise
+    resource.setrlimit(what, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def _main() -> None:
     """What the child does: reads files whose names come in, and says when it has survived one."""
-    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_memory()
     for line in sys.stdin:
         path = json.loads(line)
         try:
@@ -110,7 +121,7 @@ def _main() -> None:
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 for group in range(file.num_row_groups):
                     file.read_row_group(group, use_threads=False)
-        except _ERRORS:
+        except ERRORS:
             pass  # they will be raised again, and told, where the file is used
         print(flush=True)
 

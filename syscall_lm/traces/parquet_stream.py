@@ -12,7 +12,6 @@ standard error; 0: the number of damaged row groups is.
 
 import contextlib
 import pathlib
-import resource
 import subprocess
 import sys
 import tempfile
@@ -29,7 +28,6 @@ from syscall_lm.traces.archive import METADATA_KEY
 from syscall_lm.traces.columns import Columns
 from syscall_lm.traces.readers import Options
 
-MAX_MEMORY = 2**33  # bytes of address space; Arrow reserves some
 MAX_METADATA = 2**26  # bytes of names in it
 MAX_COLUMNS = 10_000
 MAX_RATIO = 1000  # rows, or bytes unpacked, to a byte of the file, ...
@@ -41,8 +39,6 @@ _BYTES = 8  # of a value, besides its own
 _FLAT = (pa.null(), pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
 _REFUSED = 2
 _LAST_WORDS = 60  # seconds that the child has to end after its stream has
-# What pyarrow raises for damage; among others OSError and ValueError.
-_ERRORS = (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError, NotImplementedError, KeyError)
 
 
 def stream(path: str, name: str, columns: str) -> Iterator[pa.RecordBatch | int]:
@@ -106,7 +102,7 @@ def _open(path: str, name: str) -> pq.ParquetFile:
         return table
     except SyscallLMError:
         raise
-    except _ERRORS as error:
+    except parquet_check.ERRORS as error:
         problem = " ".join(str(error).split())[:120]
         raise SyscallLMError(f"{name}: not a Parquet file, or truncated or damaged ({problem})") from error
 
@@ -145,9 +141,8 @@ def _size(values: pa.RecordBatch | pa.Array) -> int:
 
 def _main(path: str, name: str, columns: str) -> int:
     """What the child does; the exit code."""
-    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
+    parquet_check.limit_memory()
     parquet_check.limit_time(path)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         table = _open(path, name)
         present = [field.name for field in table.schema_arrow]
@@ -175,7 +170,7 @@ def _main(path: str, name: str, columns: str) -> int:
                         output.write_batch(piece)
             except BrokenPipeError:
                 return 1
-            except _ERRORS:
+            except parquet_check.ERRORS:
                 damaged += 1
     print(damaged, file=sys.stderr)
     return 0

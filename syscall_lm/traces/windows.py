@@ -103,7 +103,7 @@ class Windows:
         return np.concatenate([found, np.tile([[-1], [0]], padding)], axis=1)
 
     def shuffled(self, rng: np.random.Generator, together: int) -> np.ndarray:
-        """The numbers of all windows, int `[W]`, in random order, but equal windows side by side, `together` at a time."""
+        """All windows' numbers, int `[W]`, in random order, but equal windows side by side, `together` at a time."""
         if together == 1:
             return rng.permutation(len(self))
         keys = self._keys[self._by_key]

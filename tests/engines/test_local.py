@@ -129,6 +129,14 @@ def test_a_damaged_shard_is_named(archive, tmp_path):
     assert run(archive, tmp_path / "out", Counting()) == SHARDS - 1
 
 
+def test_what_else_lies_among_the_shards_is_kept(archive, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(archive, tmp_path / "out", Counting(5))
+    (tmp_path / "out.parts" / "notes").write_text("mine")
+    assert run(archive, tmp_path / "out", Counting()) == 5
+    assert os.listdir(tmp_path / "out.parts") == ["notes"]
+
+
 def test_a_second_run_on_the_same_output_is_refused(archive, tmp_path):
     with files.exclusive(tmp_path / "out.parts"), pytest.raises(SyscallLMError, match="another run is at work"):
         run(archive, tmp_path / "out", Counting())

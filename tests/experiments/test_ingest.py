@@ -1,4 +1,5 @@
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -56,6 +57,15 @@ def test_mistakes_are_one_sentence_and_exit_code_2(tmp_path):
         assert done.returncode == 2 and done.stdout == b""
         assert done.stderr.startswith(b"error: ") and done.stderr.count(b"\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bytes_that_are_no_text_are_one_sentence(tmp_path):
+    odd = os.fsdecode(b"caf\xe9")
+    (tmp_path / odd).write_bytes(b"7 read(0) = 0\n")
+    for output, host, code in (("x", "a", 0), ("x", odd, 2), (odd + "2", "a", 2)):
+        done = run(f"--output={tmp_path}/{output}", f"--host={host}", tmp_path / odd)
+        assert done.returncode == code and done.stderr.count(b"\n") == (code == 2), done.stderr
+    assert sorted(os.listdir(tmp_path)) == [odd, "x"]
 
 
 def test_adfa_ld_from_the_original_zip(tmp_path, shared_data):

@@ -179,7 +179,7 @@ def test_a_profile_tells_the_phases_of_host_and_device(folder, scored):
 
 
 def test_nothing_of_a_trace_reaches_the_terminal_unescaped(scored):
-    assert "cmd?[31m" in scored["ok"].out and "\x1b" not in scored["ok"].out
+    assert r"cmd\x1b[31m" in scored["ok"].out and "\x1b" not in scored["ok"].out
 
 
 def test_calibrate_sets_the_asked_false_alarm_rate(folder, tiny_model, commands):

@@ -1,6 +1,7 @@
 """A file that kills the process which reads it kills the child, not this one."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -68,3 +69,12 @@ def test_a_file_that_costs_more_time_than_its_size_explains_ends_the_process_tha
     )
     run = subprocess.run([sys.executable, "-c", program, str(tmp_path / "x")], check=False)
     assert run.returncode == -signal.SIGXCPU
+
+
+@pytest.mark.parametrize("limit", ["-v 6000000", "-t 50", "-c 0"])
+def test_a_limit_of_the_user_s_own_is_no_damage(tmp_path, limit):
+    with TraceArchiveWriter(tmp_path / "x", Vocabulary(("read",))) as writer:
+        writer.write(Trace(np.zeros(3, np.uint16), "t"))
+    program = f"from syscall_lm.traces import parquet_check as c; c.check({os.fspath(tmp_path / 'x')!r})"
+    told = subprocess.run(["bash", "-c", f"ulimit {limit}; {sys.executable} -c {shlex.quote(program)}"], check=False)
+    assert told.returncode == 0

@@ -1,7 +1,8 @@
 """CSV with a header and columns of any name: --columns=call=NAME,pid=NAME,... says what they hold.
 
 WHAT is call, calls (a whole trace in one row), trace (what tells traces apart, instead of a process), pid, tid,
-command, host, time, label (attack or normal). Calls are names, or numbers that --mapping or --numbering=abi explains.
+command, host, time, label (attack or normal); WHAT= says that no column holds it, whatever the columns are called.
+Calls are names, or numbers that --mapping or --numbering=abi explains.
 """
 
 from collections.abc import Iterator

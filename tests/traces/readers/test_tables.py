@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syscall_lm.errors import SyscallLMError
-from syscall_lm.traces import columns, csv_rows, grouping, numbers, parquet_stream
+from syscall_lm.traces import columns, csv_rows, grouping, numbers, parquet_check, parquet_stream
 from syscall_lm.traces.ingest import ingest
 from syscall_lm.traces.readers import Counters, Options, awsctd, parquet, text_lines
 from syscall_lm.traces.sources import Source
@@ -101,6 +101,9 @@ def test_the_number_of_a_row_is_no_session(read, name):
     assert read(name, FORMATS[name](table))[2] == [["open", "read"], ["close"]]
     told = read(name, FORMATS[name](table), Options(columns="trace=id"))
     assert told[2] == [["open"], ["read"], ["close"]]
+    table = {"session": [1, 2, 3], "pid": [7, 7, 8], "syscall": ["open", "read", "close"]}
+    assert read(name, FORMATS[name](table))[2] == [["open"], ["read"], ["close"]]
+    assert read(name, FORMATS[name](table), Options(columns="trace="))[2] == [["open", "read"], ["close"]]
 
 
 def test_labels_are_understood_or_counted(read):
@@ -309,7 +312,7 @@ def test_a_word_that_many_rows_share_counts_for_each():
 
 def test_parquet_that_unpacks_to_more_than_its_size_explains_is_refused(tmp_path, monkeypatch, capfd):
     pq.write_table(pa.table({"id": ["a"] * 100, "calls": [["read"] * 1000] * 100}), tmp_path / "x")
-    monkeypatch.setattr(parquet_stream.resource, "setrlimit", lambda *values: None)  # this process goes on
+    monkeypatch.setattr(parquet_check.resource, "setrlimit", lambda *values: None)  # this process goes on
     monkeypatch.setattr(parquet_stream, "FREE", 1000)
     monkeypatch.setattr(parquet_stream, "_open", lambda path, name: pq.ParquetFile(path))
     monkeypatch.setattr(parquet_stream, "MAX_RATIO", 1)
