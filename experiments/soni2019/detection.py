@@ -71,14 +71,22 @@ def main() -> None:
         detectors = result["detectors"]
 
         def keep(name: str, figures: dict[str, Any], **about: Any) -> None:
-            detectors.setdefault(name, {**about, "runs": []})["runs"].append(figures)
+            found = detectors.setdefault(name, {"runs": []})
+            found.update(about)
+            found["runs"].append(figures)
             print(f"  {name}: AUC {figures['all']['auc']:.3f}", file=sys.stderr, flush=True)
 
         def save() -> None:
             files.write_text(path, json.dumps(result, indent=1) + "\n")
 
-        for length, model in ((entry["length"], entry["model"]) for entry in training["runs"]):
+        for entry in training["runs"]:
+            length, model = entry["length"], entry["model"]
+            losses = [best["held_out_nll"] for best in entry["best"]]  # tell one training from another
             names = {aggregate: f"{model}, L = {length}, {aggregate}" for aggregate in AGGREGATES}
+            earlier = [detectors[name] for name in names.values() if name in detectors]
+            if any(found.get("held_out_nll", losses) != losses for found in earlier):
+                for found in earlier:
+                    found["runs"].clear()
             done = min(len(detectors.get(name, {"runs": []})["runs"]) for name in names.values())
             members = run.members(model, length) if done < run.settings.seeds else ()
             for seed, params in enumerate(members):
@@ -87,7 +95,7 @@ def main() -> None:
                         run.shape(model, length), params, false_alarm_rate=FAR
                     )
                     for aggregate, figures in judge(detector, run, benchmark).items():
-                        about = {"model": model, "length": length, "aggregate": aggregate}
+                        about = {"model": model, "length": length, "aggregate": aggregate, "held_out_nll": losses}
                         keep(names[aggregate], {"seed": seed, **figures}, **about)
                     save()
         if "stide" not in detectors:

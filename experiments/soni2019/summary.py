@@ -49,7 +49,7 @@ def of_archive(training_file: pathlib.Path, detection_file: pathlib.Path) -> lis
     """Accuracy and detection on one archive."""
     training = settings.read_results(training_file, "train")
     detection = settings.read_results(detection_file, "detection") if detection_file.exists() else None
-    chosen, device = training["settings"], training["environment"]["device"]
+    chosen = training["settings"]
     lines = [
         f"## {training['archive']}",
         "",
@@ -62,8 +62,9 @@ def of_archive(training_file: pathlib.Path, detection_file: pathlib.Path) -> lis
         "it calls predicted / calls. The loss is in nats per call; training figures are averages over the best epoch, "
         "while it learns. The AUC tells attacks from normal traces, by a trace's mean, by its highest 60 calls, and "
         "for single windows; false alarms and detections are those at the threshold from held-out traces for 1 %. Time "
-        f"is that of all epochs and seeds together, without the held-out windows, on {device}, which other work may "
-        "have shared. A window that its trace's end cuts off is none of these; one at its beginning is, whose input is "
+        "is that of all epochs and seeds together, without the held-out windows, on "
+        f"{trained_on(training)}, which other work may have shared. A window that its trace's end cuts off is none of "
+        "these; one at its beginning is, whose input is "
         "partly filled up. The seeds differ in their initialisation; the order of the windows and the held-out traces "
         "are the same. The traces are as they were recorded, none of the paper's filters is used: these recordings "
         "tell neither times nor doubles, and repeated calls belong to what is normal. The paper's figures are for "
@@ -106,6 +107,17 @@ def of_archive(training_file: pathlib.Path, detection_file: pathlib.Path) -> lis
         *("", "### AUC by attack family, all normal traces", "", *comparison.family_rows(detectors), ""),
     ]
     return lines
+
+
+def trained_on(training: dict[str, Any]) -> str:
+    """The device, or the devices by what was trained on each."""
+    models: dict[str, list[str]] = {}
+    for run in training["runs"]:
+        device = run.get("environment", training.get("environment"))["device"]
+        models.setdefault(device, []).append(run["model"])
+    if len(models) == 1:
+        return next(iter(models))
+    return " and ".join(f"{device} ({', '.join(dict.fromkeys(named))})" for device, named in models.items())
 
 
 def conclusions(training: dict[str, Any], detection: dict[str, Any]) -> list[str]:
@@ -322,7 +334,8 @@ def costs(result: dict[str, Any]) -> str:
     rows = [row for row in result["rows"] if row["model"] == settings.MODELS[0]]
     text = (
         "For each call the encoder-decoder runs two LSTM steps, one after the other; the language model runs one. On "
-        "CPUs equal windows of a minibatch are computed once, which the language model, whose states go on, cannot do."
+        "CPUs equal windows of a minibatch are computed once, and up to four of them come into the same minibatch on "
+        "purpose; neither can be done for the language model, whose states go on."
     )
     if (v := result.get("vocabulary_size")) is None:
         return text

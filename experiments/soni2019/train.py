@@ -98,7 +98,6 @@ def main() -> None:
             **run.description(),
             "windows": settings.windows(run.train, chosen.stride),
             "held_out_windows": settings.windows(run.held_out, chosen.stride),
-            "environment": provenance.environment(),
             "runs": [],
         }
         print(
@@ -108,7 +107,9 @@ def main() -> None:
         for length in lengths:
             for model in MODELS.value:
                 trained = run.trained(model, length, log=lambda rows: tqdm.tqdm.write(_progress(rows[-1])))
-                result["runs"] = _with_earlier(path, result, _summary(model, length, trained))
+                made = _summary(model, length, trained) | {"together": run.settings.recipe(model, length).together}
+                made["environment"] = provenance.environment()
+                result["runs"] = _with_earlier(path, result, made)
                 files.write_text(path, json.dumps(result, indent=1) + "\n")
     print(f"results: {path}")
 
@@ -121,7 +122,8 @@ def _with_earlier(path: pathlib.Path, result: dict[str, Any], run: dict[str, Any
         head = ("archive", "settings", "training", "held_out")
         if all(earlier.get(name) == result[name] for name in head):
             made = {(one["model"], one["length"]) for one in runs}
-            runs += [one for one in earlier["runs"] if (one["model"], one["length"]) not in made]
+            on = {"environment": earlier["environment"]} if "environment" in earlier else {}  # once it stood there
+            runs += [on | one for one in earlier["runs"] if (one["model"], one["length"]) not in made]
     return sorted(runs, key=lambda one: (one["length"], settings.MODELS.index(one["model"])))
 
 

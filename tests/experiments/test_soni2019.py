@@ -108,6 +108,7 @@ def test_results_hold_a_run_for_every_model_and_seed(results):
         ("autoencoder", 3, 2),
     ]
     for run in training["runs"]:
+        assert run["environment"]["device"] == "cpu"
         assert [row["epoch"] for row in run["history"]] == [1, 2]
         for best in run["best"]:
             assert 0 <= best["held_out_window_accuracy"] <= best["held_out_call_accuracy"] <= 1
@@ -120,6 +121,26 @@ def test_results_hold_a_run_for_every_model_and_seed(results):
     for name in names:
         assert [run["seed"] for run in detectors[name]["runs"]] == [0, 1]
         assert all(run["all"]["auc"] > 0.5 for run in detectors[name]["runs"])
+
+
+def test_what_another_training_left_is_judged_again(results, archive, commands, tmp_path):
+    output, _ = results
+    right = json.loads((output / "detection-made-up.json").read_text())
+    stale = json.loads(json.dumps(right))
+    changed, kept = (f"{model}, L = 3, mean" for model in settings.MODELS)
+    for name in (changed, kept):
+        stale["detectors"][name]["runs"][0]["score_seconds"] = -1
+    stale["detectors"][changed]["held_out_nll"][1] += 0.1
+    shutil.copy(output / "training-made-up.json", tmp_path)
+    (tmp_path / "detection-made-up.json").write_text(json.dumps(stale))
+    flags = [f"--archive={archive}", f"--workdir={output.parent}/work", f"--output={tmp_path}"]
+    done = commands("soni2019.detection", {"again": flags})["again"]
+    assert done.code == 0, done.err
+    found = json.loads((tmp_path / "detection-made-up.json").read_text())["detectors"]
+    assert list(found) == list(right["detectors"])
+    assert [len(found[name]["runs"]) for name in found] == [len(right["detectors"][name]["runs"]) for name in found]
+    assert found[kept]["runs"][0]["score_seconds"] == -1 < found[changed]["runs"][0]["score_seconds"]
+    assert [run["all"] for run in found[changed]["runs"]] == [run["all"] for run in right["detectors"][changed]["runs"]]
 
 
 def test_results_name_no_folders(results, archive):
