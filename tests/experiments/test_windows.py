@@ -30,6 +30,7 @@ def judged(tmp_path_factory, tiny_model, commands):
 
     cases = {
         "ok": case("ok.parquet", "traces", "model", "--top=3"),
+        "strict": case("strict.parquet", "traces", "model", "--far=0.0001"),
         "named": case("named.parquet", "traces", "two", "--member=encoder-decoder-3x4.1"),
         "not one but 2 read windows": case("bad", "traces", "two"),
         "not one but 0 called '1x4.2' read windows": case("bad", "traces", "model", "--member=1x4.2"),
@@ -71,6 +72,13 @@ def test_the_worst_windows_are_told(judged):
     assert f"{len(rows)} windows: {abnormal} abnormal" in done["ok"].out
 
 
+def test_a_rate_that_the_held_out_windows_cannot_promise_is_told(judged):
+    _, path, done = judged
+    windows = EncoderDecoderDetector.load(store.load(path)).held_out_windows_
+    note = f"note: {windows} held-out windows cannot promise a false alarm rate of 0.0001 (9999 could)"
+    assert note in done["strict"].out and "note" not in done["ok"].out
+
+
 def test_a_member_is_named_where_several_read_windows(judged):
     folder, _, done = judged
     assert done["named"].code == 0, done["named"].err
@@ -80,9 +88,9 @@ def test_a_member_is_named_where_several_read_windows(judged):
 def test_mistakes_are_one_sentence_and_leave_nothing(judged):
     folder, _, done = judged
     for expected, result in done.items():
-        if expected not in ("ok", "named"):
+        if expected not in ("ok", "strict", "named"):
             assert result.code == 2 and expected in result.err, (expected, result)
             assert result.err.startswith("error: ") and result.err.count("\n") == 1, result.err
     assert {path.name for path in folder.iterdir()} == {
-        "model", "two", "traces", "filtered", "ok.parquet", "named.parquet",
+        "model", "two", "traces", "filtered", "ok.parquet", "strict.parquet", "named.parquet",
     }  # fmt: skip
