@@ -176,12 +176,13 @@ def _suspects(model: Model, detector: LanguageModelDetector, worst: list[Candida
             )
     surprisal = by_member.mean(axis=0)
     starts, lengths, means = scoring.most_surprising_stretches(surprisal, traces, STRETCH.value)
+    least_expected, _ = scoring.least_expected(surprisal, traces)
     suspects: list[html.Suspect] = []
     for i, one in enumerate(worst):
         nats = surprisal[traces.offsets[i] : traces.offsets[i + 1]]
         start, length = int(starts[i]), int(lengths[i])
         names = [model.vocabulary.name(int(call)) for call in one.calls[start : start + length]]
-        least = int(np.argmax(nats))
+        least = int(least_expected[i])
         earlier = [k + 1 for k in range(i) if np.array_equal(worst[k].calls, one.calls)]
         suspects.append(
             html.Suspect(

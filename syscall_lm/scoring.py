@@ -369,6 +369,24 @@ def means(surprisal: np.ndarray, sequences: Sequences) -> np.ndarray:
     return sums / sequences.lengths
 
 
+def least_expected(surprisal: np.ndarray, sequences: Sequences) -> tuple[np.ndarray, np.ndarray]:
+    """The call of each trace that surprises most, of several equal ones the first.
+
+    Args:
+      surprisal: `[total]`, nats per call.
+      sequences: N traces, none of them empty.
+
+    Returns:
+      its position int64 `[N]` (from the trace's first call, 0), and its surprisal `[N]`.
+    """
+    if not len(sequences):
+        return np.zeros(0, np.int64), np.zeros(0, surprisal.dtype)
+    begins = sequences.offsets[:-1]
+    highest = np.maximum.reduceat(surprisal, begins)
+    reached = np.flatnonzero(surprisal == np.repeat(highest, sequences.lengths))
+    return reached[np.searchsorted(reached, begins)] - begins, highest
+
+
 def most_surprising_stretches(
     surprisal: np.ndarray, sequences: Sequences, length: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

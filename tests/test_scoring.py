@@ -1,5 +1,7 @@
 """Scoring whole, in tiles, or call by call gives the same numbers."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -148,6 +150,16 @@ def test_identical_traces_are_computed_once_and_scored_alike(members, traces, mo
     assert computed == [sum(len(t) for t in {t.tobytes(): t for t in traces}.values())]
     expected = [scorer.surprisal(Sequences.from_list([trace])) for trace in doubled]
     np.testing.assert_allclose(scores, np.concatenate(expected, axis=1), rtol=1e-5, atol=1e-5)
+
+
+def test_the_least_expected_call_is_the_first_that_surprises_most():
+    rng = np.random.default_rng(1)
+    traces = Sequences.from_list([np.zeros(n, int) for n in (1, 1, 7, 1000, 2)])
+    surprisal = rng.integers(0, 9, len(traces.calls)).astype(np.float32)  # many are equal
+    position, nats = scoring.least_expected(surprisal, traces)
+    for i, (begin, end) in enumerate(itertools.pairwise(traces.offsets)):
+        assert position[i] == np.argmax(surprisal[begin:end]) and nats[i] == surprisal[begin:end].max()
+    assert [len(found) for found in scoring.least_expected(surprisal[:0], Sequences.from_list([]))] == [0, 0]
 
 
 def test_means_and_stretches_by_brute_force(traces):

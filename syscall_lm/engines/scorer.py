@@ -66,7 +66,7 @@ class BatchScorer:
         scores = detector.calibration.combine(members, detector.method)
         average = surprisal.mean(axis=0)
         starts, lengths, means = scoring.most_surprising_stretches(average, calls, self._stretch)
-        least, _, nats = scoring.most_surprising_stretches(average, calls, 1)
+        least, nats = scoring.least_expected(average, calls)
         first = calls.offsets[:-1] + starts
         names = np.array([*vocabulary.names, vocabulary.name(vocabulary.unk)], object)
         columns = {
