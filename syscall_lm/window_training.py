@@ -22,7 +22,7 @@ from syscall_lm.types import Array, Params
 HELD_OUT_BATCH = 512
 MERGED_MULTIPLE = 8  # of windows that a minibatch on a CPU has once equal ones are merged
 
-# Chosen by the held-out loss of normal traces (experiments/soni2019/train.py).
+# Chosen by the held-out loss of normal traces, but for `together`, which it bears (experiments/soni2019/train.py).
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     encoder_decoder.NAME: {"learning_rate": 1e-2, "epochs": 15, "patience": 4, "together": 4},
     autoencoder.NAME: {
@@ -44,8 +44,8 @@ class WindowRecipe(optimisation.Optimisation):
       length: L, calls in a window.
       stride: calls from one window's beginning to the next one's.
       minibatch_windows: windows in a minibatch.
-      together: so many equal windows, at most, come into the same minibatch on purpose. The windows of an epoch and the
-        size of a minibatch stay as they are, but on a CPU equal windows of a minibatch are computed once.
+      together: on a CPU, where equal windows of a minibatch are computed once, so many equal windows, at most, come
+        into the same minibatch on purpose. The windows of an epoch and the size of a minibatch stay as they are.
     """
 
     length: int = 10
@@ -133,12 +133,14 @@ class WindowPrediction:
         del params
 
     def plans(self, epoch: int) -> Iterable[np.ndarray]:
-        """See `optimisation.Objective`: `Windows.shuffled`; on a CPU `Windows.merged` within a minibatch."""
-        rng = np.random.default_rng([self._recipe.seed, epoch])
-        batches = in_batches(self._train.shuffled(rng, self._recipe.together), self._recipe.minibatch_windows)
-        if jax.default_backend() == "cpu":
-            return (self._train.merged(numbers, MERGED_MULTIPLE) for numbers in batches)
+        """See `optimisation.Objective`: all windows in random order; on a CPU `Windows.merged` within a minibatch."""
         # Each number of windows is a program to compile, and a GPU should hardly be sooner done with fewer of them.
+        merge = jax.default_backend() == "cpu"
+        rng = np.random.default_rng([self._recipe.seed, epoch])
+        order = self._train.shuffled(rng, self._recipe.together if merge else 1)
+        batches = in_batches(order, self._recipe.minibatch_windows)
+        if merge:
+            return (self._train.merged(numbers, MERGED_MULTIPLE) for numbers in batches)
         return (np.stack([numbers, numbers >= 0]) for numbers in batches)
 
     def loss(

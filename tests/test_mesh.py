@@ -39,7 +39,7 @@ def losses():
     lanes = training.Recipe(epochs=2, minibatch_calls=208, steps=16, learning_rate=0.02)  # 13 lanes
     traces = training.Recipe(epochs=1, minibatch_calls=400, steps=64, learning_rate=0.02, batching="traces")
     window_training.MERGED_MULTIPLE = 1  # so that windows do not divide by the devices
-    windows = window_training.WindowRecipe(epochs=1, length=3, minibatch_windows=27, learning_rate=0.02)
+    windows = window_training.WindowRecipe(epochs=1, length=3, minibatch_windows=27, learning_rate=0.02, together=3)
     shape = lstm.Shape(V, 6)
     histories = {
         "two members": training.train_group(shape, [0, 1], lanes, TRACES, TRACES.take(np.arange(11))).history,

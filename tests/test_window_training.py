@@ -24,7 +24,7 @@ def traces():
 
 
 def recipe(**changes):
-    values = {"epochs": 2, "learning_rate": 0.03, "length": L, "minibatch_windows": 16, "seed": 3}
+    values = {"epochs": 2, "learning_rate": 0.03, "length": L, "minibatch_windows": 16, "seed": 3, "together": 2}
     return window_training.WindowRecipe(**(values | changes))
 
 
@@ -210,7 +210,14 @@ def contents(batch, times):
 
 
 def test_what_makes_no_sense_is_refused(traces):
-    for changes in ({"length": 0}, {"stride": 0}, {"minibatch_windows": -1}, {"epochs": 0}, {"schedule": "x"}):
+    for changes in (
+        {"length": 0},
+        {"stride": 0},
+        {"minibatch_windows": -1},
+        {"together": 0},
+        {"epochs": 0},
+        {"schedule": "x"},
+    ):
         with pytest.raises(SyscallLMError, match=next(iter(changes))):
             recipe(**changes)
     with pytest.raises(SyscallLMError, match="no window model"):

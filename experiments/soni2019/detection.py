@@ -84,11 +84,11 @@ def main() -> None:
             losses = [best["held_out_nll"] for best in entry["best"]]  # tell one training from another
             names = {aggregate: f"{model}, L = {length}, {aggregate}" for aggregate in AGGREGATES}
             earlier = [detectors[name] for name in names.values() if name in detectors]
-            if any(found.get("held_out_nll", losses) != losses for found in earlier):
+            if any(found.get("held_out_nll") != losses for found in earlier):
                 for found in earlier:
                     found["runs"].clear()
             done = min(len(detectors.get(name, {"runs": []})["runs"]) for name in names.values())
-            members = run.members(model, length) if done < run.settings.seeds else ()
+            members = run.members(model, length, losses) if done < run.settings.seeds else ()
             for seed, params in enumerate(members):
                 if seed >= done:
                     detector = catalogue.OF_WINDOWS[model].of_trained(

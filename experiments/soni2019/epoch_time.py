@@ -3,15 +3,16 @@
   syscall-lm soni2019.epoch_time --archive=adfa.parquet --output=results/soni2019 --rounds=12
   pip install 'syscall-lm[cuda]' && syscall-lm soni2019.epoch_time --archive=adfa.parquet --output=results/soni2019/gpu
 
-The second line does the same on a GPU; it was not measured. The paper prints 180, 370 and 530 ms (encoder-decoder) and
+The second line does the same on a GPU. The paper prints 180, 370 and 530 ms (encoder-decoder) and
 230, 460 and 610 ms (autoencoder) without saying on what; some 140,000 windows in 0.4 seconds are 3.8 million calls a
 second, so perhaps its unit is another one than an epoch.
 
 Times --steps steps of training for each model, in --rounds rounds in which all take turns; the median turn's share of a
 step times the steps of an epoch is the time of an epoch. That leaves out compilation and the held-out windows, and
-counts what the host does for a minibatch. In the same rounds run
+counts what the host does for a minibatch and, measured apart, for the order of an epoch. In the same rounds run
 language models of the same H and the same calls a minibatch, without dropout, and one with the default recipe. A call
-counts when it is predicted: L a window, though windows of stride 2 predict most calls L / 2 times.
+counts when it is predicted: L a window, though windows of stride 2 predict most calls L / 2 times; and as often as it
+is predicted, though of equal windows in a minibatch one is computed.
 
 Latency is the time from a call to its answer, in as many rounds in which all models and ways take turns: `push` of a
 stream with carried state, `push` of a detector's watch (which also judges each window), and a model that reads the
@@ -55,8 +56,15 @@ class Contender:
     """One model in training."""
 
     def __init__(self, objective: optimisation.Objective, recipe: optimisation.Optimisation):
+        ordering = []
+        for epoch in range(4):
+            started = time.perf_counter()
+            next(iter(objective.plans(epoch)))
+            ordering.append(time.perf_counter() - started)
+        self.ordering_seconds = float(np.median(ordering[1:]))  # an epoch; what the first one makes is kept
         plans = list(objective.plans(1))
         self.steps_an_epoch = len(plans)
+        self.lanes = float(np.mean([plan.shape[-1] for plan in plans]))
         self._plans = (plan for epoch in itertools.count(1) for plan in objective.plans(epoch))
         self._state, self._step = optimisation.begin(objective, [0], recipe, recipe.epochs * len(plans))
         for plan in {plan.shape: plan for plan in plans}.values():  # each is compiled; turns begin with this epoch
@@ -74,7 +82,8 @@ class Contender:
         for run in optimisation.in_runs(itertools.islice(self._plans, STEPS.value)):
             self._state = self._step(self._state, *run)
         jax.block_until_ready(self._state)
-        self.seconds.append(time.perf_counter() - started)
+        order = self.ordering_seconds * STEPS.value / self.steps_an_epoch
+        self.seconds.append(time.perf_counter() - started + order)
         before, self._calls = self._calls, float(self._state["sums"]["calls"][0])
         self.calls.append(self._calls - before)
 
@@ -95,6 +104,8 @@ class Contender:
             "seconds_per_step": float(np.median(steps)),
             "quartiles": np.quantile(steps, [0.25, 0.75]).tolist(),
             "steps_an_epoch": self.steps_an_epoch,
+            "ordering_seconds": round(self.ordering_seconds, 4),
+            "lanes_a_minibatch": round(self.lanes, 1),
             "seconds_per_epoch": float(np.median(steps)) * self.steps_an_epoch,
             "calls_per_second": float(np.median(self.rates)),
             "rounds": np.round(self.rates).tolist(),  # calls per second in each
@@ -143,6 +154,7 @@ def main() -> None:
         row = {
             "model": model,
             "length": length,
+            "together": chosen.recipe(model, length).together,
             **contender.figures(),
             "language_model_calls_per_second": equal["calls_per_second"],
             "language_model_ratio": ratio(contender.rates / language_models[length].rates),

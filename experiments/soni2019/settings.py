@@ -117,18 +117,24 @@ class Experiment:
             progress=True,
         )
 
-    def members(self, model: str, length: int) -> Iterator[Params]:
+    def members(self, model: str, length: int, losses: Sequence[float]) -> Iterator[Params]:
         """The trained members, one after another.
 
+        Args:
+          model, length: which.
+          losses: their held-out losses, as the results of the training tell them.
+
         Raises:
-          SyscallLMError: they were not trained in this workdir.
+          SyscallLMError: they were not trained in this workdir, or the results tell of another training.
         """
         folder = self._folder(model, self.settings.recipe(model, length))
         if not folder.exists():
             raise SyscallLMError(f"{folder}: no checkpoints of this model and data; soni2019.train makes them")
-        params = self.trained(model, length).params
+        trained = self.trained(model, length)
+        if not np.allclose(trained.held_out_nll, losses, rtol=1e-6):
+            raise SyscallLMError(f"{folder}: another training than the results tell of; run soni2019.train again")
         for member in range(self.settings.seeds):
-            yield jax.tree.map(lambda leaf, i=member: leaf[i], params)
+            yield jax.tree.map(lambda leaf, i=member: leaf[i], trained.params)
 
     def description(self) -> dict[str, Any]:
         """What was learned from, and how (plain JSON values)."""

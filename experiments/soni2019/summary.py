@@ -22,7 +22,21 @@ from syscall_lm.models import encoder_decoder, lstm
 
 RESULTS = flags.DEFINE_string("results", "results/soni2019", "directory with the results, for table.md")
 
-WINDOWS_TRACES = "the paper's Windows traces: private, not obtainable"
+WINDOWS_TRACES = (
+    "the paper's Windows traces: private, not obtainable, nor was another data set of Windows system calls (AWSCTD can "
+    "be read, but was not to be had)"
+)
+COMMANDS = """\
+Made by
+
+    syscall-lm soni2019.train --archive=ARCHIVE --workdir=soni --output=results/soni2019
+    syscall-lm soni2019.detection --archive=ARCHIVE --workdir=soni --models=MODEL_OF_EACH_SEED --output=results/soni2019
+    syscall-lm soni2019.figures --training=results/soni2019/training-ARCHIVE.json --output=results/soni2019
+    syscall-lm soni2019.epoch_time --archive=adfa.parquet --output=results/soni2019 --rounds=12
+    syscall-lm soni2019.summary --results=results/soni2019
+
+Little was to be expected of the autoencoder: a published LSTM autoencoder reaches an AUC of 0.66 on ADFA-LD's windows.
+And accuracy on normal windows says little of detection: the tables show both side by side."""
 OPERATING = ("false_alarm_rate", "detection_rate")
 
 
@@ -32,7 +46,7 @@ def main() -> None:
     trainings = sorted(folder.glob("training-*.json"))
     if not trainings:
         raise SyscallLMError(f"{folder}: no training-*.json; run soni2019.train first")
-    lines = ["# Soni et al. (2019): encoder-decoder and autoencoder", ""]
+    lines = ["# Soni et al. (2019): encoder-decoder and autoencoder", "", COMMANDS, ""]
     for path in trainings:
         lines += of_archive(path, folder / path.name.replace("training-", "detection-"))
     if (folder / "epoch_time.json").exists():
@@ -101,12 +115,23 @@ def of_archive(training_file: pathlib.Path, detection_file: pathlib.Path) -> lis
     detectors = detection["detectors"]
     lines += [
         f"{traces['normal']:,} normal traces, of which {traces['copies']:,} copy a training trace; "
-        f"{traces['attack']:,} attacks. FA@d: false alarm rate at detection rate d.",
+        f"{traces['attack']:,} attacks. FA@d: false alarm rate at detection rate d.{scoring_time(detection)}",
         *("", "### All normal traces", "", *comparison.rows(detectors, "all")),
         *("", "### Without copies of training traces", "", *comparison.rows(detectors, "without_copies")),
         *("", "### AUC by attack family, all normal traces", "", *comparison.family_rows(detectors), ""),
     ]
     return lines
+
+
+def scoring_time(detection: dict[str, Any]) -> str:
+    """How long the models took to score all traces: the range over models and seeds of each kind."""
+    told = []
+    for model in settings.MODELS:
+        runs = [found["runs"] for found in detection["detectors"].values() if found.get("model") == model]
+        seconds = [run["score_seconds"] for of_one in runs for run in of_one if "score_seconds" in run]
+        if seconds:
+            told.append(f"{model} {min(seconds):.1f} to {max(seconds):.1f} s")
+    return f" To score all of them once took: {', '.join(told)}, compilation included." if told else ""
 
 
 def trained_on(training: dict[str, Any]) -> str:
@@ -122,30 +147,42 @@ def trained_on(training: dict[str, Any]) -> str:
 
 def conclusions(training: dict[str, Any], detection: dict[str, Any]) -> list[str]:
     """What these results say of the paper's conclusions, a line each, and which runs might have gone on learning."""
-    exact = {(run["model"], run["length"]): _mean(run["best"], "held_out_window_accuracy") for run in training["runs"]}
-    aucs, intervals = {}, {}
+    exact = {
+        (run["model"], run["length"]): [best["held_out_window_accuracy"] for best in run["best"]]
+        for run in training["runs"]
+    }
+    aucs: dict[tuple[str, int], list[float]] = {}
+    intervals = {}
     for (model, length), name in {key: f"{key[0]}, L = {key[1]}, mean" for key in exact}.items():
         if name in detection["detectors"]:
             judged = [run["all"] for run in detection["detectors"][name]["runs"]]
-            aucs[model, length] = _mean(judged, "auc")
+            aucs[model, length] = [one["auc"] for one in judged]
             intervals[model, length] = _interval(judged)
-    lines = ["What becomes of the paper's conclusions:", ""]
+    lines = [
+        'What becomes of the paper\'s conclusions; "cannot be told" where means differ by no more than one standard '
+        "deviation over the seeds:",
+        "",
+    ]
     for model in settings.MODELS:
-        by_length = {length: value for (name, length), value in exact.items() if name == model}
-        judged = {length: value for (name, length), value in aucs.items() if name == model}
-        if len(by_length) > 1 and judged:
+        by_length = {length: values for (name, length), values in exact.items() if name == model}
+        judged = {length: values for (name, length), values in aucs.items() if name == model}
+        if {10} < by_length.keys() and {10} < judged.keys():
             lines.append(
-                f"- L = 10 is best for the {model}: {_holds(_best(by_length) == 10)} for windows predicted exactly "
-                f"({_listed(by_length, '.1%')}), {_holds(_best(judged) == 10)} for detecting (AUC "
-                f"{_listed(judged, '.3f')})."
+                f"- L = 10 is best for the {model}: {_best_of(by_length)} for windows predicted exactly "
+                f"({_listed(by_length, '.1%')}), {_best_of(judged)} for detecting (AUC {_listed(judged, '.3f')})."
             )
     both = [length for length in settings.LENGTHS if {(model, length) for model in settings.MODELS} <= aucs.keys()]
     for name, values, form in (("predicts more windows exactly", exact, ".1%"), ("detects better", aucs, ".3f")):
         pairs = {length: [values[model, length] for model in settings.MODELS] for length in both}
         if pairs:
-            told = ", ".join(f"L = {length}: {a:{form}} against {b:{form}}" for length, (a, b) in pairs.items())
-            wins = sum(a > b for a, b in pairs.values())
-            verdict = "holds" if wins == len(pairs) else "does not hold" if not wins else "holds for some L"
+            told = ", ".join(
+                f"L = {length}: {np.mean(a):{form}} against {np.mean(b):{form}}" for length, (a, b) in pairs.items()
+            )
+            verdicts = {length: _exceeds(a, b) for length, (a, b) in pairs.items()}
+            if len(set(verdicts.values())) == 1:
+                verdict = verdicts[both[0]]
+            else:
+                verdict = ", ".join(f"{verdict} for L = {length}" for length, verdict in verdicts.items())
             lines.append(f"- The encoder-decoder {name} than the autoencoder: {verdict} ({told}).")
     if aucs:
         best = _best(aucs)
@@ -156,8 +193,9 @@ def conclusions(training: dict[str, Any], detection: dict[str, Any]) -> list[str
                 others[name] = _interval([run["all"] for run in found["runs"]])
         near = [name for name, interval in others.items() if interval[1] >= low and interval[0] <= high]
         lines.append(
-            f"- Of these models {_named(best)} has the highest AUC, {aucs[best]:.3f} (95 % interval over traces "
-            f"{low:.3f} to {high:.3f}); the intervals of {', '.join(near) or 'no other detector'} overlap with it."
+            f"- Of these models {_named(best)} has the highest AUC, {np.mean(aucs[best]):.3f} (95 % interval over "
+            f"traces {low:.3f} to {high:.3f}); the intervals of {', '.join(near) or 'no other detector'} overlap "
+            "with it."
         )
     capped = [
         _named((run["model"], run["length"]))
@@ -169,8 +207,22 @@ def conclusions(training: dict[str, Any], detection: dict[str, Any]) -> list[str
     return lines
 
 
-def _best(values: dict[Any, float]) -> Any:
-    return max(values, key=values.__getitem__)
+def _best(values: dict[Any, list[float]]) -> Any:
+    return max(values, key=lambda key: np.mean(values[key]))
+
+
+def _best_of(values: dict[int, list[float]], length: int = 10) -> str:
+    """Whether this L has the highest mean."""
+    others = {other: of_other for other, of_other in values.items() if other != length}
+    return _exceeds(values[length], others[_best(others)])
+
+
+def _exceeds(one: Sequence[float], other: Sequence[float]) -> str:
+    """Whether the mean over seeds is higher, by more than the standard deviation of either."""
+    difference = np.mean(one) - np.mean(other)
+    if len(one) > 1 and abs(difference) <= max(np.std(one, ddof=1), np.std(other, ddof=1)):
+        return "cannot be told"
+    return _holds(bool(difference > 0))
 
 
 def _named(key: tuple[str, int]) -> str:
@@ -181,16 +233,12 @@ def _interval(judged: Sequence[dict[str, Any]]) -> np.ndarray:
     return np.mean([run["auc_interval"] for run in judged], axis=0)
 
 
-def _mean(rows: Sequence[dict[str, Any]], name: str) -> float:
-    return float(np.mean([row[name] for row in rows]))
-
-
 def _holds(true: bool) -> str:
     return "holds" if true else "does not hold"
 
 
-def _listed(values: dict[int, float], form: str) -> str:
-    return ", ".join(f"{length}: {value:{form}}" for length, value in values.items())
+def _listed(values: dict[int, list[float]], form: str) -> str:
+    return ", ".join(f"{length}: {np.mean(of_one):{form}}" for length, of_one in values.items())
 
 
 def detected(detection: dict[str, Any] | None, model: str, length: int) -> list[str]:
@@ -289,6 +337,8 @@ def speeds(result: dict[str, Any]) -> list[str]:
         f"{default['dropout']}) learns {default['calls_per_second']:,.0f} calls/s.",
         "",
         goal(result),
+        "",
+        streams(result),
     ]
 
 
@@ -297,10 +347,29 @@ def claimed_time(result: dict[str, Any]) -> str:
     seconds = {(row["model"], row["length"]): row["seconds_per_epoch"] for row in result["rows"]}
     lengths = sorted({length for _, length in seconds})
     first, second = settings.MODELS
-    told = ", ".join(f"L = {n}: {seconds[first, n]:.2f} s against {seconds[second, n]:.2f} s an epoch" for n in lengths)
+    told = ", ".join(f"L = {n}: {seconds[first, n]:.2f} s against {seconds[second, n]:.2f} s" for n in lengths)
+    verdict = _holds(all(seconds[first, n] < seconds[second, n] for n in lengths))
     return (
         "The paper concludes that the encoder-decoder takes less time to train than the autoencoder: on "
-        f"{device_of(result)} that {_holds(all(seconds[first, n] < seconds[second, n] for n in lengths))} ({told})."
+        f"{device_of(result)} that {verdict} for an epoch ({told}). How long a whole training takes depends on its "
+        "epochs, too, and stands in the column time above."
+    )
+
+
+def streams(result: dict[str, Any]) -> str:
+    """Where a stream is slower than reading a window anew, which it should never be."""
+    slower = [
+        f"{row['model']}, L = {row['length']} ({name})"
+        for row in result["rows"]
+        for name in ("latency", "watch")
+        if (fast := row.get(f"{name}_microseconds")) and (whole := row.get("whole_window_microseconds"))
+        if fast["median"] > whole["median"]
+    ]
+    if not slower:
+        return "A call of a stream, and of a watch, takes less time than its whole window read anew, for all models."
+    return (
+        "A call of a stream, or of a watch, takes more time than its whole window read anew where dispatching a "
+        f"program takes longer than the calculation: {', '.join(slower)}."
     )
 
 
@@ -334,9 +403,18 @@ def costs(result: dict[str, Any]) -> str:
     rows = [row for row in result["rows"] if row["model"] == settings.MODELS[0]]
     text = (
         "For each call the encoder-decoder runs two LSTM steps, one after the other; the language model runs one. On "
-        "CPUs equal windows of a minibatch are computed once, and up to four of them come into the same minibatch on "
-        "purpose; neither can be done for the language model, whose states go on."
+        "CPUs equal windows of a minibatch are computed once, which the language model, whose states go on, cannot do"
     )
+    together, size = rows[0].get("together", 1), result["minibatch_windows"]
+    if together > 1:
+        text += f"; and up to {together} equal ones come into the same minibatch on purpose"
+    if "lanes_a_minibatch" in rows[0]:
+        text += (
+            f". So of {size} windows "
+            + ", ".join(f"{row['lanes_a_minibatch']:.0f} (L = {row['length']})" for row in rows)
+            + " are computed, and the ratio is this good where an archive repeats itself as this one does"
+        )
+    text += "."
     if (v := result.get("vocabulary_size")) is None:
         return text
     h = result["cells"]

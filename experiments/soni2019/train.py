@@ -107,14 +107,16 @@ def main() -> None:
         for length in lengths:
             for model in MODELS.value:
                 trained = run.trained(model, length, log=lambda rows: tqdm.tqdm.write(_progress(rows[-1])))
-                made = _summary(model, length, trained) | {"together": run.settings.recipe(model, length).together}
+                made = _summary(model, length, trained) | {"together": chosen.recipe(model, length).together}
                 made["environment"] = provenance.environment()
-                result["runs"] = _with_earlier(path, result, made)
+                result["runs"] = _with_earlier(path, result, made, chosen)
                 files.write_text(path, json.dumps(result, indent=1) + "\n")
     print(f"results: {path}")
 
 
-def _with_earlier(path: pathlib.Path, result: dict[str, Any], run: dict[str, Any]) -> list[dict[str, Any]]:
+def _with_earlier(
+    path: pathlib.Path, result: dict[str, Any], run: dict[str, Any], chosen: settings.Settings
+) -> list[dict[str, Any]]:
     """A run, and those of other models and lengths that an earlier command made with these settings and data."""
     runs = [*result["runs"], run]
     if path.exists():
@@ -123,7 +125,10 @@ def _with_earlier(path: pathlib.Path, result: dict[str, Any], run: dict[str, Any
         if all(earlier.get(name) == result[name] for name in head):
             made = {(one["model"], one["length"]) for one in runs}
             on = {"environment": earlier["environment"]} if "environment" in earlier else {}  # once it stood there
-            runs += [on | one for one in earlier["runs"] if (one["model"], one["length"]) not in made]
+            for one in earlier["runs"]:
+                model, length = one["model"], one["length"]
+                if (model, length) not in made and one.get("together", 1) == chosen.recipe(model, length).together:
+                    runs.append(on | one)
     return sorted(runs, key=lambda one: (one["length"], settings.MODELS.index(one["model"])))
 
 
