@@ -20,7 +20,7 @@ from syscall_lm.traces.windows import Batch, Windows, in_batches
 from syscall_lm.types import Array, Params
 
 HELD_OUT_BATCH = 512
-MERGED_MULTIPLE = 16  # of windows that a minibatch on a CPU has once equal ones are merged; each is a program to compile
+MERGED_MULTIPLE = 16  # of windows that a minibatch on a CPU has once equal ones are merged: each is a program
 
 # Chosen by the held-out loss of normal traces, but for `together`, which it bears (experiments/soni2019/train.py).
 RECIPES: Mapping[str, Mapping[str, Any]] = {
