@@ -194,6 +194,13 @@ def spread(values: Sequence[float], form: str) -> str:
     return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):{form}}"
 
 
+def exceeds(one: Sequence[float], other: Sequence[float]) -> bool | None:
+    """Whether the mean over seeds is higher; None if means differ by no more than either standard deviation."""
+    difference = np.mean(one) - np.mean(other)
+    deviations = [np.std(values, ddof=1) for values in (one, other) if len(values) > 1]
+    return None if abs(difference) <= max(deviations, default=0.0) else bool(difference > 0)
+
+
 def percent(rates: Iterable[float]) -> str:
     """`spread` of rates, in per cent."""
     return spread([100 * rate for rate in rates], ".1f") + " %"

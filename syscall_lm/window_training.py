@@ -1,6 +1,7 @@
 """Training the models that read windows: the encoder-decoder and the autoencoder (the loop itself: loop.py)."""
 
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -112,12 +113,13 @@ class WindowPrediction:
     def __init__(self, shape: WindowShape, recipe: WindowRecipe, train: Sequences, held_out: Sequences):
         self.name = str(shape)
         self._shape, self._recipe, self._model = shape, recipe, shapes.module_of(shape)
-        self.step_flops = 3.0 * shape.flops_per_call * recipe.minibatch_windows * recipe.length
         go = shape.vocabulary_size
         self._train, self._held_out = (Windows(s, recipe.length, recipe.stride, go) for s in (train, held_out))
         self._known = np.unique(np.append(train.calls.astype(np.int64), go))  # held-out traces may hold other calls
         self.gather = self._train.gather_merged
         self._judge = cpu.jit(self._judge_members, static_argnums=2)
+        computed = [plan.shape[-1] for plan in itertools.islice(self.plans(0), 8)]  # windows in a minibatch
+        self.step_flops = 3.0 * shape.flops_per_call * float(np.mean(computed)) * recipe.length
 
     @property
     def windows(self) -> tuple[int, int]:

@@ -218,11 +218,8 @@ def _best_of(values: dict[int, list[float]], length: int = 10) -> str:
 
 
 def _exceeds(one: Sequence[float], other: Sequence[float]) -> str:
-    """Whether the mean over seeds is higher, by more than the standard deviation of either."""
-    difference = np.mean(one) - np.mean(other)
-    if len(one) > 1 and abs(difference) <= max(np.std(one, ddof=1), np.std(other, ddof=1)):
-        return "cannot be told"
-    return _holds(bool(difference > 0))
+    exceeds = comparison.exceeds(one, other)
+    return "cannot be told" if exceeds is None else _holds(exceeds)
 
 
 def _named(key: tuple[str, int]) -> str:
