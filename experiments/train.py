@@ -17,7 +17,7 @@ Kim et al. (arXiv 1611.01726), section 3.2. The printed recipe is --learning_rat
 
 Models of windows (Soni et al. 2019, section IV) are members like any other, called by the window's length and H. They
 share schedule, clipping and seed with the language models; learning rate, epochs and patience are those that were
-measured for each kind (an encoder-decoder makes 15 epochs at most, an autoencoder 100), unless --epochs or --patience
+measured for each kind (an encoder-decoder makes 24 epochs at most, an autoencoder 100), unless --epochs or --patience
 is given. Flags that concern language models alone are refused where there is none.
 """
 

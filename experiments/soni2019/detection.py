@@ -117,8 +117,9 @@ def begun(path: pathlib.Path, archive: TraceArchive, run: settings.Experiment, b
     }
     if path.exists():
         earlier = settings.read_results(path, "detection")
-        if all(earlier.get(name) == json.loads(json.dumps(value)) for name, value in head.items()):
-            return earlier
+        head = json.loads(json.dumps(head))
+        if all(earlier.get(name) == head[name] for name in head if name != "settings"):  # losses tell trainings apart
+            return earlier | head
     return {**head, "environment": provenance.environment(), "detectors": {}}
 
 

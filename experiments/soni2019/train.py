@@ -124,17 +124,21 @@ def main() -> None:
 def _with_earlier(
     path: pathlib.Path, result: dict[str, Any], run: dict[str, Any], chosen: settings.Settings
 ) -> list[dict[str, Any]]:
-    """A run, and those of other models and lengths that an earlier command made with these settings and data."""
+    """A run, and those of other models and lengths that an earlier command made with these recipes and data."""
     runs = [*result["runs"], run]
     if path.exists():
         earlier = settings.read_results(path, "train")
-        head = ("archive", "settings", "training", "held_out")
-        if all(earlier.get(name) == result[name] for name in head):
+        before = settings.Settings(**earlier["settings"])
+        head = [earlier.get(name) == result[name] for name in ("archive", "training", "held_out")]
+        if all(head) and (before.seeds, before.cells) == (chosen.seeds, chosen.cells):
             made = {(one["model"], one["length"]) for one in runs}
             on = {"environment": earlier["environment"]} if "environment" in earlier else {}  # once it stood there
             for one in earlier["runs"]:
-                model, length = one["model"], one["length"]
-                if (model, length) not in made and one.get("together", 1) == chosen.recipe(model, length).together:
+                recipe = chosen.recipe(one["model"], one["length"])
+                same = (
+                    before.recipe(one["model"], one["length"]) == recipe and one.get("together", 1) == recipe.together
+                )
+                if same and (one["model"], one["length"]) not in made:
                     runs.append(on | one)
     return sorted(runs, key=lambda one: (one["length"], settings.MODELS.index(one["model"])))
 
