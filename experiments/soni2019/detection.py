@@ -59,11 +59,12 @@ def main() -> None:
     """Scores with every model and seed, writes the figures."""
     archive = TraceArchive(ARCHIVE.value)
     output = pathlib.Path(OUTPUT.value)
-    training = settings.read_results(output / f"training-{archive.path.stem}.json", "train")
+    source = output / f"training-{archive.path.stem}.json"
+    training = settings.read_results(source, "train")
     with files.exclusive(WORKDIR.value):
-        run = settings.Experiment(archive, settings.Settings(**training["settings"]), pathlib.Path(WORKDIR.value))
+        run = settings.Experiment(archive, settings.of_results(training, source), pathlib.Path(WORKDIR.value))
         if training["training"]["data"] != data.fingerprint(run.train):
-            raise SyscallLMError(f"{archive.path}: not the traces that training-{archive.path.stem}.json learned from")
+            raise SyscallLMError(f"{archive.path}: not the traces that {source.name} learned from")
         benchmark = data.benchmark(archive)
         path = output / f"detection-{archive.path.stem}.json"
         result = begun(path, archive, run, benchmark)

@@ -203,6 +203,18 @@ def read_results(path: pathlib.Path, needed_from: str) -> dict[str, Any]:
     return found
 
 
+def of_results(training: dict[str, Any], path: pathlib.Path) -> Settings:
+    """The settings that results of soni2019.train were made with.
+
+    Raises:
+      SyscallLMError: they are none of this version's.
+    """
+    try:
+        return Settings(**training["settings"])
+    except TypeError as error:
+        raise SyscallLMError(f"{path}: results of another version; run soni2019.train again") from error
+
+
 def operating_point(scores: np.ndarray, is_attack: np.ndarray, threshold: float, asked: float) -> dict[str, float]:
     """What really happens at a threshold that held-out normal scores set for a false alarm rate."""
     abnormal = scores > threshold

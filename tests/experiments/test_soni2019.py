@@ -162,6 +162,9 @@ def test_results_of_another_training_than_the_workdir_s_are_refused(results, arc
     flags = [f"--archive={archive}", f"--workdir={output.parent}/work", f"--output={tmp_path}"]
     done = commands("soni2019.detection", {"": flags})[""]
     assert done.code == 2 and "another training than the results tell of" in done.err
+    (tmp_path / "training-made-up.json").write_text(json.dumps(training | {"settings": {"depth": 3}}))
+    done = commands("soni2019.detection", {"": flags})[""]
+    assert done.code == 2 and "results of another version" in done.err
 
 
 def test_what_another_training_left_is_judged_again(results, archive, commands, tmp_path):
