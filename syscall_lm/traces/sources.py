@@ -28,7 +28,7 @@ MAX_LINE = 2**20
 TRUNCATED = "compressed data truncated or damaged"
 TAR_DAMAGED = "tar archive truncated or damaged"
 ZIP_DAMAGED = "zip archive truncated or damaged"
-ZIP_MEMBER = "zip member encrypted, damaged or packed in an unknown way"
+ZIP_MEMBER = "zip member encrypted, damaged, or packed otherwise than by deflate"
 # What zipfile unpacks piece by piece; of bzip2 and LZMA it unpacks all that it read before it tells how much it was.
 _ZIP_BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 DAMAGE = (TRUNCATED, TAR_DAMAGED, ZIP_DAMAGED, ZIP_MEMBER)
