@@ -102,9 +102,9 @@ def test_the_terminal_shows_the_most_suspicious_and_no_control_characters(detect
     _, _, done = detected
     lines = done["ok"].out.splitlines()
     shown = [line for line in lines if line.startswith("  ")]
-    assert len(shown) == 2 and shown[0].startswith("  unknown (id?), 3 calls: ngram ")
+    assert len(shown) == 2 and shown[0].startswith(r"  unknown (id\x1b), 3 calls: ngram ")
     assert "3 calls are unknown to " in done["ok"].out and "\x1b" not in done["ok"].out
-    assert lines[-2] == "a?notice"
+    assert lines[-2] == r"a\x1bnotice"
 
 
 def test_the_default_pairs_an_ngram_with_the_best_detector(detected):

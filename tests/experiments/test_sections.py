@@ -75,7 +75,7 @@ def test_a_level_that_all_reach_takes_whole_traces_and_the_default_is_the_thresh
     threshold = LanguageModelDetector.load(store.load(path), "average").threshold_
     assert f"longest sections of {threshold:.4f} nats per call or more" in done["threshold"].out
     lines = [line for line in done["ok"].out.splitlines() if line.startswith("  ")]
-    assert len(lines) == 2 and "\x1b" not in done["ok"].out and "t?3, calls " in " ".join(lines)
+    assert len(lines) == 2 and "\x1b" not in done["ok"].out and r"t\x1b3, calls " in " ".join(lines)
 
 
 def test_mistakes_are_one_sentence_and_leave_nothing(looked_at):
