@@ -28,14 +28,14 @@ fewer windows differ. Held-out nats per call, means of three seeds, with 1, 4 an
 repeat more, L = 10 0.416, 0.476 and 0.491 in 15 epochs; 0.388 in 30 epochs with 8 together, which still took less time
 (111 s for three seeds) than 15 with 1 (129 s). So the encoder-decoder makes 24 epochs, which an archive that repeats
 itself needs: there L = 10 reaches 0.409. On ADFA-LD L = 3, 10 and 15 then end at 1.205, 1.043 and 1.021, with 44.6,
-29.0 and 23.3 % of the windows exact, as in 15 epochs with 1 (44.7, 29.0 and 23.5 %), and take about as long as these.
+29.0 and 23.3 % of the windows exact, as in 15 epochs with 1 (44.7, 29.0 and 23.5 %), which took a fifth less time.
 
 --models and --lengths train a part; the same command after an interruption, or after its
 parts, goes on where the last checkpoints stand.
 
 On one core that other work shared, three seeds of the autoencoder took 8, 18 and 50 minutes for L = 3, 10 and 15 on
-ADFA-LD, those of the encoder-decoder 2, 9 and 16; on an H200, which other work shared too, 50, 42 and 40 seconds, and
-41, 32 and 99.
+ADFA-LD; those of the encoder-decoder, on two, 2, 8 and 16. On an H200, which other work shared too, the autoencoder's
+took 50, 42 and 40 seconds, the encoder-decoder's, of 15 epochs, 41, 32 and 99.
 """
 
 import json
