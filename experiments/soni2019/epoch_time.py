@@ -1,6 +1,6 @@
 """Soni et al. (2019), tables 1 and 2: time per epoch for L = 3, 10 and 15, both models; and the latency of a stream.
 
-  syscall-lm soni2019.epoch_time --archive=adfa.parquet --output=results/soni2019 --rounds=12
+  syscall-lm soni2019.epoch_time --archive=adfa.parquet --output=results/soni2019
   pip install 'syscall-lm[cuda]' && syscall-lm soni2019.epoch_time --archive=adfa.parquet --output=results/soni2019/gpu
 
 The second line does the same on a GPU. The paper prints 180, 370 and 530 ms (encoder-decoder) and

@@ -28,7 +28,8 @@ fewer windows differ. Held-out nats per call, means of three seeds, with 1, 4 an
 repeat more, L = 10 0.416, 0.476 and 0.491 in 15 epochs; 0.388 in 30 epochs with 8 together, which still took less time
 (111 s for three seeds) than 15 with 1 (129 s). So the encoder-decoder makes 24 epochs, which an archive that repeats
 itself needs: there L = 10 reaches 0.409. On ADFA-LD L = 3, 10 and 15 then end at 1.205, 1.043 and 1.021, with 44.6,
-29.0 and 23.3 % of the windows exact, as in 15 epochs with 1 (44.7, 29.0 and 23.5 %), which took a fifth less time.
+29.0 and 23.3 % of the windows exact, as on an H200 in 15 epochs with 1 (44.7, 29.0 and 23.5 %), which by the times of
+steps would take a fifth less time here.
 
 --models and --lengths train a part; the same command after an interruption, or after its
 parts, goes on where the last checkpoints stand.
