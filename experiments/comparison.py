@@ -37,17 +37,16 @@ def parse_seeds(values: Sequence[str]) -> list[int]:
     return seeds
 
 
-def parse_detectors(values: Sequence[str]) -> list[str]:
-    """Names of detectors from a flag.
+def parse_detectors(values: Sequence[str], known: Sequence[str] = catalogue.NAMES) -> list[str]:
+    """Names of detectors from a flag, all of them `known`.
 
     Raises:
       SyscallLMError: none, an unknown one, or one twice.
     """
     if not values:
-        raise SyscallLMError(f"--detectors: name at least one of {', '.join(catalogue.NAMES)}")
+        raise SyscallLMError(f"--detectors: name at least one of {', '.join(known)}")
     for name in values:
-        if name not in catalogue.NAMES:
-            raise SyscallLMError(f"no detector is called {name!r}; there are {', '.join(catalogue.NAMES)}")
+        catalogue.require_known(name, known)
         if values.count(name) > 1:
             raise SyscallLMError(f"--detectors={','.join(values)}: {name} stands twice")
     return list(values)

@@ -2,16 +2,19 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from syscall_lm import evaluation, scoring, training
 from syscall_lm.detectors.base import Detector, traces_needed
+from syscall_lm.detectors.taught import Examples
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.models.store import Model
+from syscall_lm.traces import translation
 from syscall_lm.traces.archive import TraceArchive, TraceBatch
-from syscall_lm.traces.trace import ATTACK, Sequences
+from syscall_lm.traces.trace import ATTACK, NORMAL, Sequences
 
 HELD_OUT = 0.1  # of the normal traces, unless a split says which
 
@@ -58,6 +61,23 @@ def fit(detector: Detector, train: Sequences, seed: int, validation: Sequences |
     if not detector.needs_held_out:
         return detector.fit(train)
     return detector.fit(*training.with_held_out(train, validation, seed, HELD_OUT))
+
+
+def examples(archives: Iterable[TraceArchive], normal: TraceArchive) -> Examples:
+    """The labelled traces of archives, with ids of the archive `normal`; traces without a label teach nothing.
+
+    Raises:
+      SyscallLMError: attacks or normal traces are missing, or calls cannot be mapped (see `translation.between`).
+    """
+    traces: list[np.ndarray] = []
+    is_attack = []
+    for archive in archives:
+        batch, table = archive.read(), translation.between(archive, normal)
+        for label in (NORMAL, ATTACK):
+            labelled = batch.calls.take(batch.column("label") == label).translate(table)
+            traces += labelled
+            is_attack += [label == ATTACK] * len(labelled)
+    return Examples(Sequences.from_list(traces), np.array(is_attack, bool))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,8 +6,11 @@ For those who want a verdict in seconds, or a second opinion beside a model's: n
 (syscall_lm/detectors/catalogue.py) learn from the normal traces of one archive and score every trace of another, whose
 calls are mapped by name. A tenth of the normal traces, or their split "validation", is held out; above the score that
 these exceed with the probability --far a trace is abnormal. The default pairs an n-gram, which looks at whole traces,
-with `sets-and-mixture`, the best detector on ADFA-LD, which an attacker can talk round with normal calls
-(results/kim2017/STUDY.md). The output holds a row a trace, and appears under its name only when it is complete.
+with `sets-and-mixture`, which on ADFA-LD is the best that sees normal traces only, and which an attacker can talk round
+with normal calls (results/kim2017/STUDY.md). Who knows some attacks already can have `taught` learn from them as well:
+--examples names archives of labelled traces, attacks and normal ones, best such that were false alarms.
+
+The output holds a row a trace, and appears under its name only when it is complete.
 """
 
 import json
@@ -24,17 +27,25 @@ from absl import flags
 from syscall_lm import files
 from syscall_lm.detectors import catalogue
 from syscall_lm.detectors.base import Detector
+from syscall_lm.detectors.taught import Examples
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, comparison, data
 from syscall_lm.experiments.highest import Highest
 from syscall_lm.traces import translation
 from syscall_lm.traces.archive import METADATA_KEY, TOLD, TraceArchive, TraceBatch
 
+CHOICE = (*catalogue.ALONE, *catalogue.TAUGHT)
+
 NORMAL = flags.DEFINE_string("normal", None, "archive of normal traces to learn from (made by `ingest`)", required=True)
 ARCHIVE = flags.DEFINE_string("archive", None, "trace archive to judge (made by `ingest`)", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "Parquet file for scores and verdicts", required=True)
 DETECTORS = flags.DEFINE_list(
-    "detectors", ["ngram", "sets-and-mixture"], f"the first orders what is printed; of {', '.join(catalogue.ALONE)}"
+    "detectors", ["ngram", "sets-and-mixture"], f"the first orders what is printed; of {', '.join(CHOICE)}"
+)
+EXAMPLES = flags.DEFINE_list(
+    "examples",
+    [],
+    f"archives of traces labelled normal or attack, for {', '.join(catalogue.TAUGHT)} (made by `ingest`)",
 )
 FAR = flags.DEFINE_float("far", 0.01, "false alarm rate that the thresholds are set for")
 SEED = flags.DEFINE_integer(
@@ -45,18 +56,27 @@ TOP = flags.DEFINE_integer("top", 10, "how many of the most suspicious traces to
 
 def main() -> None:
     """Learns, then judges batch by batch."""
-    names = comparison.parse_detectors(DETECTORS.value)
-    if needy := [name for name in names if name not in catalogue.ALONE]:
+    names = comparison.parse_detectors(DETECTORS.value, (*catalogue.NAMES, *catalogue.TAUGHT))
+    if needy := [name for name in names if name not in CHOICE]:
         raise SyscallLMError(f"--detectors={needy[0]}: looks into a trained model, which `score` judges by")
+    taught = [name for name in names if name in catalogue.TAUGHT]
+    if taught and not EXAMPLES.value:
+        raise SyscallLMError(f"--detectors={taught[0]}: is taught by labelled traces; --examples names their archives")
+    if EXAMPLES.value and not taught:
+        raise SyscallLMError(
+            f"--examples: none of --detectors={','.join(names)} learns from them; one that does is taught"
+        )
     normal, archive = TraceArchive(NORMAL.value), TraceArchive(ARCHIVE.value)
-    files.require_no_input(OUTPUT.value, [normal.path, archive.path])
+    sources = [TraceArchive(path) for path in EXAMPLES.value]
+    files.require_no_input(OUTPUT.value, [normal.path, archive.path, *(source.path for source in sources)])
+    examples = data.examples(sources, normal) if sources else None
     table = translation.between(archive, normal)
     counts = dict.fromkeys(names, 0)
     unknown = 0
     worst = Highest(TOP.value, f"score_{names[0]}", lambda row: line(row, names))
     with files.complete_file(OUTPUT.value) as temporary:
-        detectors = learned(names, normal)
-        schema = _schema(detectors, normal, archive)
+        detectors = learned(names, normal, examples)
+        schema = _schema(detectors, normal, archive, sources)
         bar = tqdm.tqdm(total=archive.num_calls, unit="call", unit_scale=True, disable=None)
         with pq.ParquetWriter(temporary, schema) as writer, bar:
             for batch in archive.batches():
@@ -78,11 +98,14 @@ def main() -> None:
     print(f"verdicts: {OUTPUT.value}")
 
 
-def learned(names: list[str], normal: TraceArchive) -> dict[str, Detector]:
+def learned(names: list[str], normal: TraceArchive, examples: Examples | None) -> dict[str, Detector]:
     """Fitted detectors by name, with thresholds from held-out traces."""
     train, held_out = data.training_traces(normal, data.HELD_OUT, SEED.value)
     data.note_of_few(len(held_out), FAR.value)
-    detectors = catalogue.build(names, normal.vocabulary.size, (), SEED.value)
+    if examples is not None:
+        attacks = int(examples.is_attack.sum())
+        print(f"examples: {attacks:,} attacks, {len(examples.is_attack) - attacks:,} normal traces")
+    detectors = catalogue.build(names, normal.vocabulary.size, (), SEED.value, examples)
     for name, detector in detectors.items():
         started = time.monotonic()
         detector.false_alarm_rate = FAR.value
@@ -113,10 +136,13 @@ def judged(detectors: dict[str, Detector], batch: TraceBatch, table: np.ndarray,
     return pa.table(columns)
 
 
-def _schema(detectors: dict[str, Detector], normal: TraceArchive, archive: TraceArchive) -> pa.Schema:
+def _schema(
+    detectors: dict[str, Detector], normal: TraceArchive, archive: TraceArchive, examples: list[TraceArchive]
+) -> pa.Schema:
     header = {
         "normal": normal.path.name,
         "archive": archive.path.name,
+        "examples": [source.path.name for source in examples],
         "far": FAR.value,
         "seed": SEED.value,
         "thresholds": {name: detector.threshold_ for name, detector in detectors.items()},

@@ -5,7 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from syscall_lm.experiments.kim2017.study_attempts import DEVELOPMENT
+DEVELOPMENT = ("Adduser", "Hydra_SSH", "Meterpreter")  # families of the study's development half, see `halves`
+
+
+def processes(ids: np.ndarray) -> np.ndarray:
+    """The process ids, as `recurring_processes` explains them, str `[N]`."""
+    return np.array([_parts(name)[1] for name in ids], str)
+
+
+def _parts(name: str) -> tuple[str, str]:
+    recording, _, process = str(name).rpartition("-")
+    return recording, process
 
 
 def recurring_processes(ids: np.ndarray, families: np.ndarray) -> dict[str, Any]:
@@ -22,13 +32,13 @@ def recurring_processes(ids: np.ndarray, families: np.ndarray) -> dict[str, Any]
       attack traces, those with a process id of several recordings, the five most frequent ids with their traces, and of
       families outside the study's development half the share whose id occurs within it.
     """
-    recordings, processes = np.array([str(name).rpartition("-")[::2] for name in ids]).reshape(-1, 2).T
-    pairs = np.unique(np.stack([processes, recordings]), axis=1)[0]
+    recordings, numbers = np.array([_parts(name) for name in ids]).reshape(-1, 2).T
+    pairs = np.unique(np.stack([numbers, recordings]), axis=1)[0]
     distinct, count = np.unique(pairs, return_counts=True)
-    again = np.isin(processes, distinct[count > 1])
-    frequent = collections.Counter(processes[again].tolist()).most_common(5)
+    again = np.isin(numbers, distinct[count > 1])
+    frequent = collections.Counter(numbers[again].tolist()).most_common(5)
     development = np.isin(families, DEVELOPMENT)
-    shared = np.isin(processes[~development], processes[development])
+    shared = np.isin(numbers[~development], numbers[development])
     return {
         "attacks": len(ids),
         "recurring": int(again.sum()),

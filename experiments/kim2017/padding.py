@@ -4,6 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from syscall_lm import evaluation
+from syscall_lm.detectors.base import Detector
+from syscall_lm.detectors.sections import STRETCH
+from syscall_lm.experiments import data
 from syscall_lm.traces.trace import Sequences
 
 
@@ -28,3 +32,22 @@ def normal_calls(normal: Sequences, count: int, rng: np.random.Generator) -> np.
         parts.append(normal[int(rng.integers(len(normal)))][:missing])
         missing -= len(parts[-1])
     return np.concatenate(parts)
+
+
+def effect(detector: Detector, scores: np.ndarray, benchmark: data.Benchmark, seed: int) -> dict[str, float]:
+    """AUC of all attacks against all normal traces when each attack is padded with calls of training traces.
+
+    75 calls stand before it; or as many, or eight times as many as it has, half before and half after it; or one whole
+    training trace stands before it.
+    """
+    rng = np.random.default_rng(seed)
+    attacks = benchmark.traces.take(benchmark.is_attack)
+    train = benchmark.train
+    choices: dict[str, Callable[[], Sequences]] = {
+        f"{STRETCH} calls": lambda: before(attacks, lambda: normal_calls(train, STRETCH, rng)),
+        "x 1": lambda: pad(attacks, train, 1.0, rng),
+        "x 8": lambda: pad(attacks, train, 8.0, rng),
+        "a normal trace": lambda: before(attacks, lambda: train[int(rng.integers(len(train)))]),
+    }
+    usual = scores[~benchmark.is_attack]
+    return {name: evaluation.curve(usual, detector.decision_function(make())).auc for name, make in choices.items()}

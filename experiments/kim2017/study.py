@@ -15,27 +15,20 @@ minutes on one core. With them it takes as long again for each model.
 """
 
 import pathlib
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from absl import flags
 
-from syscall_lm import evaluation
 from syscall_lm.detectors import catalogue
-from syscall_lm.detectors.base import Detector
 from syscall_lm.detectors.language_model import TrainedMember
-from syscall_lm.detectors.sections import STRETCH
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, comparison, data
-from syscall_lm.experiments.kim2017 import padding, results, study_attempts, trained
+from syscall_lm.experiments.kim2017 import halves, padding, results, study_attempts, trained
 from syscall_lm.traces.archive import TraceArchive
-from syscall_lm.traces.trace import Sequences
 
-BLOCK = 200  # file numbers
 DETECTORS = ("stide", "ngram", "ngram-calmest", "mixture", "call-sets", "sets-and-calmest", "sets-and-mixture")
-SCOPES = ("development", "reported", "all", "all_without_copies", "reported_without_copies")
 
 ARCHIVE = flags.DEFINE_string("archive", None, "ADFA-LD with the splits train and test", required=True)
 OUTPUT = flags.DEFINE_string("output", "results/kim2017", "directory for study.json and study_table.md")
@@ -57,34 +50,35 @@ def main() -> None:
         raise SyscallLMError(f"{archive.path}: needs normal traces in split 'train', and attacks")
     batch = archive.read()
     ids = batch.column("id")[data.normal_split(batch, "test")].astype(str)
-    development = halves(ids, benchmark)
+    development = halves.development(ids, benchmark)
+    masks = halves.scopes(benchmark, development)
     detectors: dict[str, Any] = {}
     for name in names:
         runs, hidden = [], []
         for seed in seeds if name in catalogue.RANDOM else seeds[:1]:
             detector = benchmark.fit(catalogue.build([name], archive.vocabulary.size, (), seed)[name], seed)
             scores = detector.decision_function(benchmark.traces)
-            runs.append({"seed": seed, **by_scope(scores, benchmark, development, full=True)})
+            runs.append({"seed": seed, **halves.by_scope(scores, benchmark, masks, full=True)})
             if seed == seeds[0]:
-                hidden = [padded(detector, scores, benchmark, each) for each in seeds]
+                hidden = [padding.effect(detector, scores, benchmark, each) for each in seeds]
         detectors[name] = {"runs": runs, "padding": hidden}
-        report(name, runs)
+        halves.report(name, runs)
     attempts: dict[str, Any] = {}
     if ATTEMPTS.value:
         context = study_attempts.Context(benchmark, development, archive.vocabulary.size)
         for name, make in study_attempts.ATTEMPTS.items():
             repeated = seeds if name in study_attempts.RANDOM else seeds[:1]
-            runs = [{"seed": s, **by_scope(make(context, s), benchmark, development, full=False)} for s in repeated]
+            runs = [{"seed": s, **halves.by_scope(make(context, s), benchmark, masks, full=False)} for s in repeated]
             attempts[name] = {"kind": study_attempts.kind(name), "runs": runs}
-            report(name, runs)
+            halves.report(name, runs)
         for seed, model in models.items():
             for member in map(TrainedMember, model.members):
                 for how, settings in study_attempts.ON_MODELS.items():
                     scores = study_attempts.with_language_model(context, member, seed, **settings)
                     name = f"sets-and-calmest, {member.name} {how}"
                     runs = attempts.setdefault(name, {"kind": "inductive", "runs": []})["runs"]
-                    runs.append({"seed": seed, **by_scope(scores, benchmark, development, full=False)})
-                    report(name, runs)
+                    runs.append({"seed": seed, **halves.by_scope(scores, benchmark, masks, full=False)})
+                    halves.report(name, runs)
     result = {
         "archive": archive.path.name,
         "data": data.fingerprint(benchmark.traces),
@@ -98,67 +92,6 @@ def main() -> None:
         "attempts": attempts,
     }
     results.write(pathlib.Path(OUTPUT.value), "study", main, result, table)
-
-
-def halves(ids: np.ndarray, benchmark: data.Benchmark) -> np.ndarray:
-    """Bool `[N]`: the development half of a benchmark.
-
-    Args:
-      ids: of the normal traces, in the benchmark's order; they end in a file number.
-      benchmark: normal traces first.
-    """
-    numbers = np.array([int("".join(filter(str.isdecimal, name)) or "0") for name in ids])
-    block: dict[bytes, int] = {}
-    for i in np.argsort(numbers, kind="stable"):
-        block.setdefault(benchmark.traces[int(i)].tobytes(), (int(numbers[i]) - 1) // BLOCK)
-    even = [block[benchmark.traces[i].tobytes()] % 2 == 0 for i in range(len(ids))]
-    return np.concatenate([np.array(even, bool), np.isin(benchmark.families, study_attempts.DEVELOPMENT)])
-
-
-def by_scope(scores: np.ndarray, benchmark: data.Benchmark, development: np.ndarray, full: bool) -> dict[str, Any]:
-    """For each of `SCOPES`: `evaluation.summary` if `full`, otherwise AUC and false alarms at 90 % detection only."""
-    everything = np.ones(len(scores), bool)
-    masks = {
-        "development": development,
-        "reported": ~development,
-        "all": everything,
-        "all_without_copies": ~benchmark.copies,
-        "reported_without_copies": ~development & ~benchmark.copies,
-    }
-    found = {}
-    for scope, mask in masks.items():
-        normal, attack = scores[mask & ~benchmark.is_attack], scores[mask & benchmark.is_attack]
-        if full:
-            found[scope] = evaluation.summary(normal, attack, benchmark.families[mask[benchmark.is_attack]])
-        else:
-            roc = evaluation.curve(normal, attack)
-            alarms = {f"{rate:g}": roc.false_alarms_at(rate) for rate in evaluation.DETECTION_RATES}
-            found[scope] = {"auc": roc.auc, "false_alarms_at_detection": alarms}
-    return found
-
-
-def padded(detector: Detector, scores: np.ndarray, benchmark: data.Benchmark, seed: int) -> dict[str, float]:
-    """AUC of all attacks against all normal traces when each attack is padded with calls of training traces.
-
-    75 calls stand before it; or as many, or eight times as many as it has, half before and half after it; or one whole
-    training trace stands before it.
-    """
-    rng = np.random.default_rng(seed)
-    attacks = benchmark.traces.take(benchmark.is_attack)
-    train = benchmark.train
-    choices: dict[str, Callable[[], Sequences]] = {
-        f"{STRETCH} calls": lambda: padding.before(attacks, lambda: padding.normal_calls(train, STRETCH, rng)),
-        "x 1": lambda: padding.pad(attacks, train, 1.0, rng),
-        "x 8": lambda: padding.pad(attacks, train, 8.0, rng),
-        "a normal trace": lambda: padding.before(attacks, lambda: train[int(rng.integers(len(train)))]),
-    }
-    usual = scores[~benchmark.is_attack]
-    return {name: evaluation.curve(usual, detector.decision_function(make())).auc for name, make in choices.items()}
-
-
-def report(name: str, runs: list[dict[str, Any]]) -> None:
-    """Progress; the development half only."""
-    print(f"  {name}: AUC {runs[-1]['development']['auc']:.3f} on the development half", file=sys.stderr, flush=True)
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -176,7 +109,7 @@ def table(result: Mapping[str, Any]) -> str:
         "",
         "### AUC with 95 % bootstrap interval, and false alarms at 95 % detection",
         "",
-        *interval_rows(result["detectors"]),
+        *halves.interval_rows(result["detectors"]),
         "",
         "### AUC by attack family, all normal traces",
         "",
@@ -203,27 +136,7 @@ def score_rows(found: Mapping[str, Any]) -> list[str]:
     heads = ("development", "reported", "all", "all, no copies", "reported, no copies")
     lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for name, value in found.items():
-        cells = []
-        for scope in SCOPES:
-            runs = [run[scope] for run in value["runs"]]
-            auc = comparison.spread([run["auc"] for run in runs], ".3f")
-            alarms = comparison.spread([100 * run["false_alarms_at_detection"]["0.9"] for run in runs], ".1f")
-            cells.append(f"{auc} ({alarms} %)")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return lines
-
-
-def interval_rows(found: Mapping[str, Any]) -> list[str]:
-    """A row a detector: AUC with its bootstrap interval, false alarms at 95 % detection, on two scopes."""
-    lines = ["| | reported | FA@95 % | all | FA@95 % |", "|---|---|---|---|---|"]
-    for name, value in found.items():
-        cells = []
-        for scope in ("reported", "all"):
-            runs = [run[scope] for run in value["runs"]]
-            low, high = np.mean([run["auc_interval"] for run in runs], axis=0)
-            auc = comparison.spread([run["auc"] for run in runs], ".3f")
-            alarms = comparison.percent(run["false_alarms_at_detection"]["0.95"] for run in runs)
-            cells += [f"{auc} ({low:.3f} to {high:.3f})", alarms]
+        cells = [halves.cell([run[scope] for run in value["runs"]]) for scope in halves.SCOPES]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 

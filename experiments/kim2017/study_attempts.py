@@ -15,6 +15,7 @@ from syscall_lm import scoring, training
 from syscall_lm.detectors import catalogue
 from syscall_lm.detectors.agreement import Agreement, pseudo_programs
 from syscall_lm.detectors.call_sets import CallSets
+from syscall_lm.detectors.evidence import quantiles
 from syscall_lm.detectors.features import Frequency
 from syscall_lm.detectors.language_model import TrainedMember
 from syscall_lm.detectors.mixture import ContextMixture
@@ -24,7 +25,6 @@ from syscall_lm.experiments import data
 from syscall_lm.experiments.data import Benchmark
 from syscall_lm.traces.trace import Sequences
 
-DEVELOPMENT = ("Adduser", "Hydra_SSH", "Meterpreter")  # attack families that choices are made on
 ORDER = 8
 FOLDS = 10
 FLOOR = 0.05  # added before a logarithm, as `Agreement` does
@@ -79,13 +79,6 @@ class Context:
     def sets(self) -> np.ndarray:
         """The score of `CallSets`, `[N]`."""
         return CallSets(self.vocabulary_size).learn(self.benchmark.train).decision_function(self.traces)
-
-
-def quantile(context: Context, share: float) -> np.ndarray:
-    """A quantile of each trace's surprisals."""
-    traces, values = context.traces, context.surprisal()
-    ordered = values[np.lexsort((values, np.repeat(np.arange(len(traces)), traces.lengths)))]
-    return ordered[traces.offsets[:-1] + (share * traces.lengths).astype(np.int64)]
 
 
 def adaptive(traces: Sequences, order: int, start: np.ndarray) -> np.ndarray:
@@ -291,8 +284,8 @@ ATTEMPTS: dict[str, Attempt] = {
     **{f"n-gram of order {k}": lambda c, s, k=k: c.mean(c.surprisal(k)) for k in (1, 2, 3, 5, 8)},
     "surprisal cut off at 2 nats": lambda c, s: c.mean(np.minimum(c.surprisal(), 2)),
     "share of calls above 3 nats": lambda c, s: c.mean(c.surprisal() > 3),
-    "median surprisal": lambda c, s: quantile(c, 0.5),
-    "80 % quantile of surprisal": lambda c, s: quantile(c, 0.8),
+    "median surprisal": lambda c, s: quantiles(c.surprisal(), c.traces, 0.5),
+    "80 % quantile of surprisal": lambda c, s: quantiles(c.surprisal(), c.traces, 0.8),
     **{f"calmest {k} calls": lambda c, s, k=k: c.calmest(k) for k in (10, 30, 75, 100, 150, 200, 500)},
     "n-gram trained on thinned copies too": _thinned,
     "n-gram with a cache of the trace": lambda c, s: c.mean(adaptive(c.traces, 3, np.exp(-c.surprisal()))),

@@ -15,7 +15,18 @@ from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command
 from syscall_lm.experiments.kim2017 import results
 
-NAMES = ("table1", "baselines", "figure3", "states", "recipes", "portability", "embeddings", "mimicry", "study")
+NAMES = (
+    "table1",
+    "baselines",
+    "figure3",
+    "states",
+    "recipes",
+    "portability",
+    "embeddings",
+    "mimicry",
+    "study",
+    "taught",
+)
 
 OUTPUT = flags.DEFINE_string("output", "results/kim2017", "directory with the results")
 

@@ -11,6 +11,7 @@ from syscall_lm.detectors.base import Detector
 from syscall_lm.detectors.call_sets import CallSets
 from syscall_lm.detectors.clusters import Clusters
 from syscall_lm.detectors.encoder_decoder import EncoderDecoderDetector
+from syscall_lm.detectors.evidence import Evidence
 from syscall_lm.detectors.extreme_learning import ExtremeLearning
 from syscall_lm.detectors.features import FinalState, Frequency, TfIdf
 from syscall_lm.detectors.hmm import HiddenMarkov
@@ -20,6 +21,7 @@ from syscall_lm.detectors.nearest import Nearest, WithinRadius
 from syscall_lm.detectors.ngram import NGram
 from syscall_lm.detectors.sections import LongestSection, Stretch
 from syscall_lm.detectors.stide import FRAME, RARE, Stide
+from syscall_lm.detectors.taught import Examples, Taught
 from syscall_lm.detectors.window_models import WindowDetector
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.models.store import Member
@@ -50,6 +52,11 @@ ALONE: dict[str, Callable[[int, int], Detector]] = {
     "sets-and-mixture": lambda v, seed: Agreement(
         [lambda: CallSets(v), lambda: Stretch(ContextMixture(v), "calmest", 150)],
     ),
+}
+
+# Detectors that are taught by labelled traces as well, made from V, those and a seed.
+TAUGHT: dict[str, Callable[[int, Examples, int], Detector]] = {
+    "taught": lambda v, examples, seed: Taught(Evidence(v), examples, seed),
 }
 
 # Detectors that look into one trained language model, made from it and a seed.
@@ -84,10 +91,10 @@ KNOWN = "known beforehand"  # order 8 and stretches of 75 calls: their figures o
 CHOSEN_ON = {
     **dict.fromkeys(("ngram", "ngram-calmest", "ngram-highest", "ngram-longest"), KNOWN),
     **dict.fromkeys(("lstm-calmest", "lstm-highest"), KNOWN),
-    **dict.fromkeys(("mixture", "call-sets", "sets-and-calmest", "sets-and-mixture"), DEVELOPMENT),
+    **dict.fromkeys(("mixture", "call-sets", "sets-and-calmest", "sets-and-mixture", *TAUGHT), DEVELOPMENT),
 }
 
-NAMES = (*ALONE, *ON_MEMBER, *ON_MEMBERS)
+NAMES = (*ALONE, *ON_MEMBER, *ON_MEMBERS)  # of those that learn from normal traces only
 QUICK = tuple(name for name in NAMES if name not in NEURAL)  # what a comparison runs unless it is told otherwise
 
 
@@ -97,26 +104,34 @@ def chosen_on(name: str) -> str:
 
 
 def build(
-    names: Iterable[str], vocabulary_size: int, members: Iterable[Member] = (), seed: int = 0
+    names: Iterable[str],
+    vocabulary_size: int,
+    members: Iterable[Member] = (),
+    seed: int = 0,
+    examples: Examples | None = None,
 ) -> dict[str, Detector]:
     """Makes detectors by name.
 
     Args:
-      names: of `NAMES`; one of `ON_MEMBER` is made for every member and called "NAME MEMBER".
+      names: of `NAMES` or `TAUGHT`; one of `ON_MEMBER` is made for every member and called "NAME MEMBER".
       vocabulary_size: V.
       members: trained language models.
       seed: of everything random.
+      examples: labelled traces, ids below V.
 
     Raises:
-      SyscallLMError: an unknown name, or one that needs a member, but there is none.
+      SyscallLMError: an unknown name, or one that needs a member or examples, but there are none.
     """
     trained = [TrainedMember(member) for member in members]
     made: dict[str, Detector] = {}
     for name in names:
-        if name not in NAMES:
-            raise SyscallLMError(f"no detector is called {name!r}; there are {', '.join(NAMES)}")
+        require_known(name, (*NAMES, *TAUGHT))
         if name in ALONE:
             made[name] = ALONE[name](vocabulary_size, seed)
+        elif name in TAUGHT:
+            if examples is None:
+                raise SyscallLMError(f"detector {name!r} is taught by labelled traces, but none were given")
+            made[name] = TAUGHT[name](vocabulary_size, examples, seed)
         elif not trained:
             raise SyscallLMError(f"detector {name!r} looks into a trained language model, but none was given")
         elif name in ON_MEMBERS:
@@ -124,3 +139,13 @@ def build(
         else:
             made |= {f"{name} {member.name}": ON_MEMBER[name](member, seed) for member in trained}
     return made
+
+
+def require_known(name: str, known: Sequence[str] = NAMES) -> None:
+    """Refuses names that are none of a detector.
+
+    Raises:
+      SyscallLMError: the name is not known.
+    """
+    if name not in known:
+        raise SyscallLMError(f"no detector is called {name!r}; there are {', '.join(known)}")

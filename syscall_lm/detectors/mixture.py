@@ -86,12 +86,16 @@ class ContextMixture(SurprisalDetector):
             known = np.where(kinds > 0, totals[before] + kinds, 1)
             yield np.where(kinds > 0, (counts[before, calls] + kinds * unigram) / known, unigram)
 
-    def surprisal(self, traces: Sequences) -> np.ndarray:
-        """-ln P(call | the calls before it) in nats, float32 `[total]`, laid out like `traces.calls`."""
+    def probabilities(self, traces: Sequences) -> np.ndarray:
+        """What each of `experts` gives the call that came, float32 `[K, total]`."""
         probabilities = np.empty((len(self.orders) + len(self.lags), len(traces.calls)), np.float32)
         for number, probability in enumerate(self.experts(traces)):
             probabilities[number] = probability
-        return mixed(probabilities, traces, self.share)
+        return probabilities
+
+    def surprisal(self, traces: Sequences) -> np.ndarray:
+        """-ln P(call | the calls before it) in nats, float32 `[total]`, laid out like `traces.calls`."""
+        return mixed(self.probabilities(traces), traces, self.share)
 
 
 def mixed(probabilities: np.ndarray, traces: Sequences, share: float) -> np.ndarray:

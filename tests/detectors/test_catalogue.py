@@ -6,6 +6,7 @@ import pytest
 
 from syscall_lm import scoring
 from syscall_lm.detectors import catalogue, ensemble
+from syscall_lm.detectors.taught import Examples
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.models import language_model, lstm
 from syscall_lm.models.store import Member
@@ -26,9 +27,10 @@ def traces():
     return Sequences.from_list([np.cumsum(rng.choice([1, 2], n)) % (V - 2) for n in rng.integers(1, 120, 30)])
 
 
-@pytest.mark.parametrize("name", catalogue.NAMES)
+@pytest.mark.parametrize("name", [*catalogue.NAMES, *catalogue.TAUGHT])
 def test_fit_score_and_predict(name, members, traces):
-    made = catalogue.build([name], V, members if name in catalogue.ON_MEMBERS else members[:1])
+    examples = Examples(traces.take(np.arange(20)), np.arange(20) % 2 == 0)
+    made = catalogue.build([name], V, members if name in catalogue.ON_MEMBERS else members[:1], examples=examples)
     (detector,) = made.values()
     held_out = traces.take(np.arange(20, 30))
     assert detector.fit(traces.take(np.arange(20)), held_out) is detector
@@ -52,7 +54,7 @@ def test_an_unseen_program_scores_above_normal_traces(name, traces):
 
 
 def test_every_detector_says_what_it_was_chosen_on():
-    assert set(catalogue.CHOSEN_ON) <= set(catalogue.NAMES)
+    assert set(catalogue.CHOSEN_ON) <= {*catalogue.NAMES, *catalogue.TAUGHT}
     assert catalogue.chosen_on("stide") == "nothing" and catalogue.chosen_on("lstm 1x200") == "nothing"
     assert catalogue.chosen_on("sets-and-calmest") == "development half of the attacks"
     # Order 8 and 75 calls had been seen to do well on all attacks.

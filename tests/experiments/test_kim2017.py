@@ -10,13 +10,16 @@ import jax
 import numpy as np
 import pytest
 
+from syscall_lm import evaluation
 from syscall_lm.detectors import catalogue
+from syscall_lm.detectors.evidence import Evidence
 from syscall_lm.detectors.language_model import TrainedMember
 from syscall_lm.detectors.ngram import NGram
 from syscall_lm.detectors.sections import LongestSection
+from syscall_lm.detectors.taught import Judge
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import comparison, data
-from syscall_lm.experiments.kim2017 import attack_files, study_attempts
+from syscall_lm.experiments.kim2017 import attack_files, halves, study_attempts
 from syscall_lm.experiments.kim2017.hosts import Host
 from syscall_lm.models import language_model, lstm, store
 from syscall_lm.models.store import Member
@@ -348,7 +351,7 @@ def test_committed_tables_are_what_the_committed_results_give(commands, tmp_path
     assert done["run"].code == 0, done["run"].err
     assert done["empty"].code == 2 and "holds no results" in done["empty"].err
     tables = {path.name: path.read_text() for path in tmp_path.glob("*.md")}
-    assert len(tables) == 9
+    assert len(tables) == 10
     for name, text in tables.items():
         assert (folder / name).read_text() == text, f"{name}: `syscall-lm kim2017.tables` makes it again"
 
@@ -604,6 +607,89 @@ def test_study(commands, study_archive, models, tmp_path):
     runs = {name: [run["seed"] for run in value["runs"]] for name, value in found["attempts"].items()}
     on_models = [f"sets-and-calmest, {m} {how}" for m in ("1x4.1", "2x3.2") for how in study_attempts.ON_MODELS]
     assert runs == {"n-gram of order 1": [0], "n-gram of order 2": [0], **dict.fromkeys(on_models, [0, 1])}
+    assert done["seeds"].code == 2 and "whole numbers" in done["seeds"].err
+
+
+@pytest.fixture(scope="module")
+def taught_archive(tmp_path_factory):
+    """Four blocks of 200 file numbers, of which each has normal traces; attacks named by recording and process."""
+    rng = np.random.default_rng(0)
+    traces = [Trace(normal_calls(rng, 20), f"UTD-{i}", label=NORMAL, split="train") for i in range(25)]
+    for i in range(1, 801, 4):
+        traces.append(Trace(normal_calls(rng, int(rng.integers(10, 40))), f"UVD-{i:04}", label=NORMAL, split="test"))
+    traces[190] = dataclasses.replace(traces[190], calls=traces[30].calls)
+    processes = (1, 1, 2, 3, 4, 5, 6, 7, 8, 9)
+    for family in ("Adduser", "Hydra_SSH", "Meterpreter", "Web_Shell"):
+        own = {"Web_Shell": 5, "Meterpreter": 20}.get(family, 0)  # processes 6 to 10 of the others are here too
+        for recording, process in enumerate(processes):
+            calls = normal_calls(rng, int(rng.integers(10, 40))).astype(np.uint16)
+            calls[rng.random(len(calls)) < 0.05] = 6  # some attacks differ from normal traces, some do not
+            name = f"UAD-{family}-{recording}-{process + own}"
+            traces.append(Trace(calls, name, label=ATTACK, split="test", family=family))
+    path = tmp_path_factory.mktemp("taught") / "small.parquet"
+    with TraceArchiveWriter(path, Vocabulary(NAMES, "test")) as writer:
+        for trace in traces:
+            writer.write(trace)
+    return path
+
+
+def test_who_teaches_judges_nothing_like_it(taught_archive):
+    half = halves.Half.of(TraceArchive(taught_archive))
+    attack, content = half.benchmark.is_attack, [trace.tobytes() for trace in half.benchmark.traces]
+    ids = halves.ids_of(TraceArchive(taught_archive).read())
+    process = np.array([name.rpartition("-")[2] if own else "" for name, own in zip(ids, attack, strict=True)])
+    number = np.array([-9999 if own else int(name[4:]) for name, own in zip(ids, attack, strict=True)])
+    judged = []
+    for teach, judge in half.folds(0):
+        assert half.development[teach].all() and half.development[judge].all() and not set(teach) & set(judge)
+        assert not set(process[teach[attack[teach]]]) & set(process[judge])
+        assert not {content[i] for i in teach if not attack[i]} & {content[i] for i in judge}
+        judged += judge.tolist()
+    assert sorted(judged) == np.flatnonzero(half.development).tolist()
+    copy = np.flatnonzero(number == 661)[0]  # equals a trace of the first block, and so belongs to the first half
+    assert half.development[~attack].tolist() == [
+        (n - 1) // 200 % 2 == 0 or i == copy for i, n in enumerate(number[~attack])
+    ]
+    new = half.scopes[halves.NEW]
+    assert set(process[new & attack]) == {str(p) for p in range(10, 15)} and (new & ~attack).sum() == 99
+    assert half.reported.families.tolist() == ["Web_Shell"] * 10 and len(half.reported.traces) == 99 + 10
+
+
+def test_taught(commands, taught_archive, archive, tmp_path):
+    arguments = [f"--archive={taught_archive}", f"--output={tmp_path}", "--seeds=0,1"]
+    others = [f"--archive={archive}", f"--output={tmp_path / 'none'}"]
+    done = commands("kim2017.taught", {"run": arguments, "others": others, "seeds": [*arguments, "--seeds="]})
+    assert done["run"].code == 0, done["run"].err
+    found = result(tmp_path, "taught")
+    opened = TraceArchive(taught_archive)
+    half = halves.Half.of(opened)
+    names = ["sets-and-mixture", "taught", "taught, by other processes", "taught, linear alone", "taught, trees alone"]
+    assert list(found["detectors"]) == names and found["new_processes"] == 5
+    inside, attack = half.development, half.benchmark.is_attack
+    x = Evidence(opened.vocabulary.size).fit(half.benchmark.train).transform(half.benchmark.traces)
+    scores = Judge(1).fit(x[inside], attack[inside]).log_odds(x)
+    runs = found["detectors"]["taught"]["runs"]
+    assert [run["seed"] for run in runs] == [0, 1]
+    expected = evaluation.curve(*half.apart(scores, ~inside))
+    assert runs[1]["reported"]["auc"] == pytest.approx(expected.auc, abs=1e-12)
+    strict = scores.copy()
+    for teach, judge in half.folds(1):
+        fold = Judge(1).fit(x[teach], attack[teach]).log_odds(x)
+        scores[judge] = fold[judge]
+        same = np.isin(half.groups, half.groups[judge])
+        strict[same] = fold[same]
+    for name, values in {"taught": scores, "taught, by other processes": strict}.items():
+        for scope in ("development", "all", halves.NEW):
+            expected = evaluation.curve(*half.apart(values, half.scopes[scope])).auc
+            assert found["detectors"][name]["runs"][1][scope]["auc"] == pytest.approx(expected, abs=1e-12), (
+                name,
+                scope,
+            )
+    assert [list(families) for families in found["elsewhere"].values()] == [["Adduser", "Hydra_SSH", "Meterpreter"]] * 2
+    assert list(found["few"]) == ["10", "30", "100"] and len(found["padding"]) == 2
+    page = (tmp_path / "taught.md").read_text()
+    assert "| Adduser, normal by turns |" in page and "the 5 attacks of the reported half" in page
+    assert done["others"].code == 2 and "the development half holds 0 attacked processes" in done["others"].err
     assert done["seeds"].code == 2 and "whole numbers" in done["seeds"].err
 
 

@@ -1,0 +1,63 @@
+"""Evidence: several views of how surprising a trace is, as a vector, for detectors that learn from labelled traces."""
+
+from typing import Self
+
+import numpy as np
+
+from syscall_lm.detectors.agreement import Agreement
+from syscall_lm.detectors.call_sets import CallSets
+from syscall_lm.detectors.mixture import ContextMixture, mixed
+from syscall_lm.detectors.sections import Stretch, stretch_means
+from syscall_lm.traces.trace import Sequences
+
+_FLOOR = 0.05  # added before a logarithm, as `Agreement` does
+_RAREST = 1e-30  # as `mixed` has it
+HIGHEST = 20  # calls
+QUANTILES = (0.25, 0.9)
+
+
+class Evidence:
+    """The score of `sets-and-mixture`, and twelve views of what the experts of its mixture say.
+
+    Four sources give every call a surprisal: the n-gram models of order 1 and of order 8, the lag of the mixture that
+    expected the call least, and the mixture itself. Three statistics make a number of a trace's surprisals: the highest
+    mean of 20 consecutive calls, the lower quartile, and the 90 % quantile; of each, ln(0.05 + x) is given. An evenly
+    surprising trace and one in which a few calls are torn from their contexts have the same mean, but differ here.
+
+    Args:
+      vocabulary_size: V.
+    """
+
+    def __init__(self, vocabulary_size: int):
+        self._size = vocabulary_size
+
+    def fit(self, normal: Sequences) -> Self:
+        """Learns from normal traces."""
+        members = [lambda: CallSets(self._size), lambda: Stretch(ContextMixture(self._size), "calmest", 150)]
+        self._agreement = Agreement(members).learn(normal)
+        self._mixture = ContextMixture(self._size).learn(normal)
+        return self
+
+    def transform(self, traces: Sequences) -> np.ndarray:
+        """float64 `[N, 13]`: deviations above the average unseen normal program, then the views, source by source."""
+        columns = [self._agreement.decision_function(traces)]
+        for surprisal in self._surprisals(traces):
+            views = [stretch_means(surprisal, traces, "highest", HIGHEST)]
+            views += [quantiles(surprisal, traces, share) for share in QUANTILES]
+            columns += [np.log(view + _FLOOR) for view in views]
+        return np.column_stack(columns)
+
+    def _surprisals(self, traces: Sequences) -> list[np.ndarray]:
+        """Of each source, nats, float64 `[total]`."""
+        probabilities = self._mixture.probabilities(traces)
+        orders = self._mixture.orders
+        given = [probabilities[orders.index(order)] for order in (1, 8)]
+        given.append(probabilities[len(orders) :].min(axis=0))
+        together = mixed(probabilities, traces, self._mixture.share).astype(np.float64)
+        return [*(-np.log(np.maximum(p.astype(np.float64), _RAREST)) for p in given), together]
+
+
+def quantiles(surprisal: np.ndarray, traces: Sequences, share: float) -> np.ndarray:
+    """The surprisal below which a share (0 to below 1) of each trace's calls lies, `[total]` to `[N]`."""
+    ordered = surprisal[np.lexsort((surprisal, np.repeat(np.arange(len(traces)), traces.lengths)))]
+    return ordered[traces.offsets[:-1] + (share * traces.lengths).astype(np.int64)]

@@ -1,0 +1,107 @@
+"""Evidence is what its definition says; a taught detector learns from labels what normal traces cannot tell."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syscall_lm.detectors import catalogue
+from syscall_lm.detectors.evidence import Evidence, quantiles
+from syscall_lm.detectors.mixture import ContextMixture
+from syscall_lm.detectors.ngram import NGram
+from syscall_lm.detectors.taught import Examples, Judge, Taught
+from syscall_lm.errors import SyscallLMError
+from syscall_lm.traces.trace import Sequences
+
+V = 6
+
+
+def random_traces(rng, count, low=1, high=60):
+    return Sequences.from_list([rng.integers(0, V, length) for length in rng.integers(low, high, count)])
+
+
+@given(st.lists(st.lists(st.floats(0, 9), min_size=1, max_size=9), max_size=5), st.floats(0, 0.999))
+def test_a_quantile_is_the_value_that_the_share_lies_below(surprisals, share):
+    traces = Sequences.from_list([np.zeros(len(values), int) for values in surprisals])
+    found = quantiles(np.array([value for values in surprisals for value in values]), traces, share)
+    assert found.tolist() == [sorted(values)[int(share * len(values))] for values in surprisals]
+
+
+def test_evidence_equals_its_definition():
+    rng = np.random.default_rng(0)
+    normal, judged = random_traces(rng, 30), random_traces(rng, 9)
+    found = Evidence(V).fit(normal).transform(judged)
+    assert found.shape == (9, 13)
+    agreement = catalogue.build(["sets-and-mixture"], V)["sets-and-mixture"].learn(normal)
+    np.testing.assert_allclose(found[:, 0], agreement.decision_function(judged), rtol=1e-12)
+    mixture = ContextMixture(V).learn(normal)
+    lagged = list(mixture.experts(judged))[len(mixture.orders) :]
+    assert len(lagged) == 11
+    sources = [
+        NGram(V, 1).learn(normal).surprisal(judged),
+        NGram(V, 8).learn(normal).surprisal(judged),
+        np.max([-np.log(probability) for probability in lagged], axis=0),
+        mixture.surprisal(judged),
+    ]
+    bounds = list(zip(judged.offsets[:-1], judged.offsets[1:], strict=True))
+    for number, (start, end) in enumerate(bounds):
+        expected = []
+        for source in sources:
+            own = source[start:end]
+            stretches = [own[t : t + 20].mean() for t in range(max(len(own) - 19, 1))]
+            expected += [max(stretches), np.sort(own)[len(own) // 4], np.sort(own)[int(0.9 * len(own))]]
+        np.testing.assert_allclose(found[number, 1:], np.log(np.array(expected) + 0.05), rtol=2e-6, atol=1e-6)
+
+
+def test_a_judge_sums_the_odds_of_both_its_parts_and_knows_no_certainty():
+    rng = np.random.default_rng(1)
+    evidence = rng.normal(size=(200, 3))
+    is_attack = evidence[:, 0] + 0.3 * rng.normal(size=200) > 1
+    judge = Judge(seed=5).fit(evidence, is_attack)
+    far = rng.normal(size=(500, 3)) * 9
+    np.testing.assert_array_equal(judge.log_odds(far), judge.linear(far) + judge.votes(far))
+    assert np.abs(judge.votes(far)).max() <= np.log(0.997 / 0.003) + 1e-12
+    assert np.ptp(judge.linear(far)) > 10  # the linear part carries on where the examples end
+    np.testing.assert_array_equal(judge.log_odds(far), Judge(seed=5).fit(evidence, is_attack).log_odds(far))
+    assert (judge.log_odds(far) != Judge(seed=6).fit(evidence, is_attack).log_odds(far)).any()
+
+
+def test_a_judge_weighs_either_label_alike():
+    """However rare attacks are among the examples, the middle between two equal clouds is undecided."""
+    rng = np.random.default_rng(2)
+    cloud = rng.normal(size=(400, 1))
+    is_attack = np.repeat([False, True], [400, 40])
+    judge = Judge().fit(np.concatenate([cloud - 2, cloud[::10] + 2]), is_attack)
+    assert judge.linear(np.array([[-2.0], [2.0]])) @ [1, 1] == pytest.approx(0, abs=1)
+    assert judge.linear(np.array([[-2.0]])) < -1 and judge.linear(np.array([[2.0]])) > 1
+
+
+def test_it_learns_from_examples_which_unusual_traces_are_attacks():
+    """Training holds neither kind: torn loops, which the examples call normal, and calls out of nowhere."""
+    rng = np.random.default_rng(3)
+
+    def loops(count, torn):
+        made = [np.tile([0, 1, 2], rng.integers(20, 40)) for _ in range(count)]
+        return [trace[rng.random(len(trace)) > 0.4] if torn else trace for trace in made]
+
+    def attacks(count):
+        return [rng.integers(0, V, n) for n in rng.integers(60, 120, count)]
+
+    normal = Sequences.from_list(loops(40, torn=False))
+    examples = Examples(Sequences.from_list([*loops(40, torn=True), *attacks(40)]), np.repeat([False, True], 40))
+    judged = Sequences.from_list([*loops(50, torn=True), *attacks(50)])
+    taught = Taught(Evidence(V), examples).fit(normal)
+    scores = taught.decision_function(judged)
+    assert scores[:50].max() < 0 < scores[50:].min()
+    reversed_ = Taught(Evidence(V), Examples(examples.traces, ~examples.is_attack)).fit(normal)
+    assert (reversed_.decision_function(judged)[:50] > 0).all()  # it is the labels that say which is which
+    assert taught.decision_function(Sequences.from_list([])).shape == (0,)
+
+
+def test_examples_of_one_label_teach_nothing():
+    traces = Sequences.from_list([[1], [2]])
+    for labels in ([True, True], [False, False]):
+        with pytest.raises(SyscallLMError, match="needs attacks and normal traces as examples; there are "):
+            Examples(traces, np.array(labels))
+    with pytest.raises(SyscallLMError, match="'taught' is taught by labelled traces, but none were given"):
+        catalogue.build(["taught"], V)
