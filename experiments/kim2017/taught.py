@@ -14,6 +14,7 @@ the parts of the judge alone. Two more tables: how few examples do, and what is 
 family, its processes and a third of the normal file numbers being withheld. Two minutes on one core.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -52,17 +53,19 @@ def main() -> None:
     half = Half.of(archive)
     benchmark, development = half.benchmark, half.development
     evidence = Evidence(archive.vocabulary.size)
-    x = evidence.fit(benchmark.train).transform(benchmark.traces)
+    usual = evidence.fit(benchmark.train).transform(benchmark.train)
+    x = evidence.transform(benchmark.traces)
+    school = School(x, benchmark.is_attack, usual)
     untaught = {"seed": seeds[0], **halves.by_scope(x[:, 0], benchmark, half.scopes, full=True)}
     detectors: dict[str, Any] = {"sets-and-mixture": {"runs": [untaught]}}
     few: dict[str, Any] = {}
     for seed in seeds:
-        for name, scores in judged(half, x, seed).items():
+        for name, scores in judged(half, school, seed).items():
             runs = detectors.setdefault(name, {"runs": []})["runs"]
             runs.append({"seed": seed, **halves.by_scope(scores, benchmark, half.scopes, full=True)})
             halves.report(name, runs)
         for attacks in FEW:
-            scores = Judge(seed).fit(*some(half, x, attacks, seed)).log_odds(x)
+            scores = school.judge(some(half, attacks, seed), seed).log_odds(x)
             curve = evaluation.curve(*half.apart(scores, ~development))
             run = {"seed": seed, "auc": curve.auc, "false_alarms": curve.false_alarms_at(0.9)}
             few.setdefault(str(attacks), []).append(run)
@@ -82,24 +85,39 @@ def main() -> None:
         "new_processes": int((half.scopes[halves.NEW] & benchmark.is_attack).sum()),
         "detectors": detectors,
         "few": few,
-        "elsewhere": elsewhere(half, x, seeds),
+        "elsewhere": elsewhere(half, school, seeds),
         "padding": hidden,
     }
     results.write(pathlib.Path(OUTPUT.value), "taught", main, result, table)
 
 
-def judged(half: Half, x: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Scores by evidence `[N, F]`, the development half out of fold, `[N]` each.
+@dataclasses.dataclass(frozen=True)
+class School:
+    """What there is to learn from: evidence of the N traces `[N, F]`, their labels, evidence of training traces."""
+
+    x: np.ndarray
+    is_attack: np.ndarray
+    usual: np.ndarray
+
+    def judge(self, teach: np.ndarray, seed: int) -> Judge:
+        """Taught by some of the N traces, int or bool, and by the training traces, as `Taught` does it."""
+        x, labels = np.concatenate([self.x[teach], self.usual]), self.is_attack[teach]
+        return Judge(seed).fit(x, np.append(labels, np.zeros(len(self.usual), bool)))
+
+
+def judged(half: Half, school: School, seed: int) -> dict[str, np.ndarray]:
+    """Scores of all traces, those of the development half out of fold, `[N]` each.
 
     Returns:
       of the judge; of the judge where an attack of the reported half, too, is judged by a fold that its process did not
       teach; of the judge's two parts.
     """
     parts = {"taught": Judge.log_odds, "taught, linear alone": Judge.linear, "taught, trees alone": Judge.votes}
+    x = school.x
     scores = {name: np.empty(len(x)) for name in ("taught", STRICT, *parts)}
     outside = np.flatnonzero(~half.development)
     for teach, judge in ((np.flatnonzero(half.development), outside), *half.folds(seed)):
-        taught = Judge(seed).fit(x[teach], half.benchmark.is_attack[teach])
+        taught = school.judge(teach, seed)
         for name, score in parts.items():
             scores[name][judge] = score(taught, x[judge])
         withheld = judge if judge is outside else np.flatnonzero(np.isin(half.groups, half.groups[judge]))
@@ -107,17 +125,16 @@ def judged(half: Half, x: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     return scores
 
 
-def some(half: Half, x: np.ndarray, attacks: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Evidence and labels of that many attacks of the development half, and its share of normal traces, at random."""
+def some(half: Half, attacks: int, seed: int) -> np.ndarray:
+    """That many attacks of the development half, and its share of normal traces, at random; int."""
     rng, attack = np.random.default_rng(seed), half.benchmark.is_attack
     all_attacks, all_normal = (np.flatnonzero(half.development & kind) for kind in (attack, ~attack))
     count = min(attacks, len(all_attacks))
     normal = max(1, round(len(all_normal) * count / len(all_attacks)))
-    chosen = np.concatenate([rng.permutation(all_attacks)[:count], rng.permutation(all_normal)[:normal]])
-    return x[chosen], attack[chosen]
+    return np.concatenate([rng.permutation(all_attacks)[:count], rng.permutation(all_normal)[:normal]])
 
 
-def elsewhere(half: Half, x: np.ndarray, seeds: list[int]) -> dict[str, dict[str, dict[str, float]]]:
+def elsewhere(half: Half, school: School, seeds: list[int]) -> dict[str, dict[str, dict[str, float]]]:
     """Within the development half: AUC where nothing alike was taught, by how normal traces and attacks were withheld.
 
     Withheld from the teacher are a family with its processes, in other families too, and a third of the normal traces.
@@ -141,9 +158,9 @@ def elsewhere(half: Half, x: np.ndarray, seeds: list[int]) -> dict[str, dict[str
             for number in np.unique(thirds[inside[~attack]]):
                 judged = inside & np.where(attack, family == name, third == number)
                 teach = inside & np.where(attack, ~same, third != number)
-                aucs["sets-and-mixture"].append(evaluation.curve(*half.apart(x[:, 0], judged)).auc)
+                aucs["sets-and-mixture"].append(evaluation.curve(*half.apart(school.x[:, 0], judged)).auc)
                 for seed in seeds:
-                    scores = Judge(seed).fit(x[teach], attack[teach]).log_odds(x)
+                    scores = school.judge(teach, seed).log_odds(school.x)
                     aucs["taught"].append(evaluation.curve(*half.apart(scores, judged)).auc)
             found.setdefault(how, {})[name] = {detector: float(np.mean(values)) for detector, values in aucs.items()}
     return found

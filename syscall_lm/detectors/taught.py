@@ -81,9 +81,10 @@ class Taught(Detector):
     """Scores a trace by what labelled examples say of traces that are surprising in the same ways.
 
     Features learn from normal traces alone. A `Judge` then learns from labelled traces what tells attacks from false
-    alarms, so that the best lessons are normal traces that look abnormal. It looks at surprisals, not at calls by name,
-    and so what it was taught by some attacks can hold for attacks of other kinds; where nothing like a trace was among
-    the examples, it may do worse than a detector that saw none.
+    alarms, so that the best lessons are normal traces that look abnormal; the normal traces that the features learned
+    from are examples too, so that what is familiar stays normal whatever the others are. It looks at surprisals, not at
+    calls by name, and so what it was taught by some attacks can hold for attacks of other kinds; where nothing like a
+    trace was among the examples, it may do worse than a detector that saw none.
 
     Args:
       features: turn traces into vectors.
@@ -98,8 +99,11 @@ class Taught(Detector):
         self._judge = Judge(seed)
 
     def _fit(self, normal: Sequences) -> None:
-        evidence = self.features.fit(normal).transform(self.examples.traces)
-        self._judge.fit(np.asarray(evidence), self.examples.is_attack)
+        features = self.features.fit(normal)
+        evidence, usual = (np.asarray(features.transform(traces)) for traces in (self.examples.traces, normal))
+        self._judge.fit(
+            np.concatenate([evidence, usual]), np.append(self.examples.is_attack, np.zeros(len(usual), bool))
+        )
 
     def decision_function(self, traces: Sequences) -> np.ndarray:
         """Log-odds, float64 `[N]`: 0 is undecided, if attacks and normal traces were equally frequent."""

@@ -666,15 +666,21 @@ def test_taught(commands, taught_archive, archive, tmp_path):
     names = ["sets-and-mixture", "taught", "taught, by other processes", "taught, linear alone", "taught, trees alone"]
     assert list(found["detectors"]) == names and found["new_processes"] == 5
     inside, attack = half.development, half.benchmark.is_attack
-    x = Evidence(opened.vocabulary.size).fit(half.benchmark.train).transform(half.benchmark.traces)
-    scores = Judge(1).fit(x[inside], attack[inside]).log_odds(x)
+    evidence = Evidence(opened.vocabulary.size).fit(half.benchmark.train)
+    x, usual = evidence.transform(half.benchmark.traces), evidence.transform(half.benchmark.train)
+
+    def judge_by(teach):
+        labels = [*attack[teach], *np.zeros(len(usual), bool)]
+        return Judge(1).fit(np.concatenate([x[teach], usual]), np.array(labels)).log_odds(x)
+
+    scores = judge_by(inside)
     runs = found["detectors"]["taught"]["runs"]
     assert [run["seed"] for run in runs] == [0, 1]
     expected = evaluation.curve(*half.apart(scores, ~inside))
     assert runs[1]["reported"]["auc"] == pytest.approx(expected.auc, abs=1e-12)
     strict = scores.copy()
     for teach, judge in half.folds(1):
-        fold = Judge(1).fit(x[teach], attack[teach]).log_odds(x)
+        fold = judge_by(teach)
         scores[judge] = fold[judge]
         same = np.isin(half.groups, half.groups[judge])
         strict[same] = fold[same]
