@@ -16,6 +16,7 @@ from syscall_lm.traces import translation
 from syscall_lm.traces.archive import TraceArchive, TraceBatch
 from syscall_lm.traces.trace import ATTACK, NORMAL, Sequences
 
+FEW_ATTACKS = 30  # fewer examples than these may do harm (results/kim2017/taught.md)
 HELD_OUT = 0.1  # of the normal traces, unless a split says which
 
 
@@ -63,21 +64,38 @@ def fit(detector: Detector, train: Sequences, seed: int, validation: Sequences |
     return detector.fit(*training.with_held_out(train, validation, seed, HELD_OUT))
 
 
-def examples(archives: Iterable[TraceArchive], normal: TraceArchive) -> Examples:
-    """The labelled traces of archives, with ids of the archive `normal`; traces without a label teach nothing.
+def examples(archives: Iterable[TraceArchive], normal: TraceArchive, held_out: Sequences) -> Examples:
+    """The labelled traces of archives, with ids of the archive `normal`; says on the terminal what they are.
+
+    Left out are traces without a label, and those that equal a held-out one: to set a threshold they must be unknown.
 
     Raises:
       SyscallLMError: attacks or normal traces are missing, or calls cannot be mapped (see `translation.between`).
     """
-    traces: list[np.ndarray] = []
-    is_attack = []
+    unknown_to = {calls.tobytes() for calls in held_out}
+    found: dict[str, list[np.ndarray]] = {NORMAL: [], ATTACK: []}
     for archive in archives:
         batch, table = archive.read(), translation.between(archive, normal)
-        for label in (NORMAL, ATTACK):
-            labelled = batch.calls.take(batch.column("label") == label).translate(table)
-            traces += labelled
-            is_attack += [label == ATTACK] * len(labelled)
-    return Examples(Sequences.from_list(traces), np.array(is_attack, bool))
+        labels = batch.column("label")
+        told = [f"{int((labels == ATTACK).sum()):,} attacks", f"{int((labels == NORMAL).sum()):,} normal traces"]
+        held = 0
+        for label, traces in found.items():
+            labelled = list(batch.calls.take(labels == label).translate(table))
+            new = [calls for calls in labelled if calls.tobytes() not in unknown_to]
+            held += len(labelled) - len(new)
+            traces += new
+        unlabelled = int(((labels != ATTACK) & (labels != NORMAL)).sum())
+        told += [f"{unlabelled:,} without a label left out"] * (unlabelled > 0)
+        told += [f"{held:,} left out that set the threshold"] * (held > 0)
+        print(f"examples, {archive.path}: {', '.join(told)}")
+    both = {calls.tobytes() for calls in found[NORMAL]} & {calls.tobytes() for calls in found[ATTACK]}
+    if both:
+        print(f"note: {len(both):,} contents of the examples are labelled normal and attack")
+    if len(found[ATTACK]) < FEW_ATTACKS:
+        few = f"{len(found[ATTACK])} attacks are few to be taught by"
+        print(f"note: {few}; on ADFA-LD {FEW_ATTACKS} did as well as none, 10 sometimes worse")
+    is_attack = np.repeat([False, True], [len(found[NORMAL]), len(found[ATTACK])])
+    return Examples(Sequences.from_list([*found[NORMAL], *found[ATTACK]]), is_attack)
 
 
 @dataclasses.dataclass(frozen=True)

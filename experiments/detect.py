@@ -33,6 +33,7 @@ from syscall_lm.experiments import command, comparison, data
 from syscall_lm.experiments.highest import Highest
 from syscall_lm.traces import translation
 from syscall_lm.traces.archive import METADATA_KEY, TOLD, TraceArchive, TraceBatch
+from syscall_lm.traces.trace import Sequences
 
 CHOICE = (*catalogue.ALONE, *catalogue.TAUGHT)
 
@@ -45,7 +46,7 @@ DETECTORS = flags.DEFINE_list(
 EXAMPLES = flags.DEFINE_list(
     "examples",
     [],
-    f"archives of traces labelled normal or attack, for {', '.join(catalogue.TAUGHT)} (made by `ingest`)",
+    f"archives (made by `ingest`) of labelled traces, attacks and normal ones, for {', '.join(catalogue.TAUGHT)}",
 )
 FAR = flags.DEFINE_float("far", 0.01, "false alarm rate that the thresholds are set for")
 SEED = flags.DEFINE_integer(
@@ -69,14 +70,16 @@ def main() -> None:
     normal, archive = TraceArchive(NORMAL.value), TraceArchive(ARCHIVE.value)
     sources = [TraceArchive(path) for path in EXAMPLES.value]
     files.require_no_input(OUTPUT.value, [normal.path, archive.path, *(source.path for source in sources)])
-    examples = data.examples(sources, normal) if sources else None
+    train, held_out = data.training_traces(normal, data.HELD_OUT, SEED.value)
+    examples = data.examples(sources, normal, held_out) if sources else None
+    known = {calls.tobytes() for calls in examples.traces} if examples else set()
     table = translation.between(archive, normal)
     counts = dict.fromkeys(names, 0)
-    unknown = 0
+    unknown = taught_by = 0
     worst = Highest(TOP.value, f"score_{names[0]}", lambda row: line(row, names))
     with files.complete_file(OUTPUT.value) as temporary:
-        detectors = learned(names, normal, examples)
-        schema = _schema(detectors, normal, archive, sources)
+        detectors = learned(names, normal, train, held_out, examples)
+        schema = _schema(detectors, normal, archive, sources, examples)
         bar = tqdm.tqdm(total=archive.num_calls, unit="call", unit_scale=True, disable=None)
         with pq.ParquetWriter(temporary, schema) as writer, bar:
             for batch in archive.batches():
@@ -86,10 +89,13 @@ def main() -> None:
                 for name in names:
                     counts[name] += rows[f"verdict_{name}"].to_pylist().count("abnormal")
                 unknown += sum(rows["unknown_calls"].to_pylist())
+                taught_by += sum(calls.tobytes() in known for calls in batch.calls.translate(table)) if known else 0
                 bar.update(int(batch.calls.offsets[-1]))
     for name, detector in detectors.items():
         above = f"score above {detector.threshold_:.4f}, far {FAR.value:g}"
         print(f"{name}: {counts[name]:,} of {archive.num_traces:,} traces abnormal ({above})")
+    if taught_by:
+        print(f"note: {taught_by:,} of the traces are examples themselves; their verdicts rest on their own labels")
     if unknown:
         print(f"{unknown:,} calls are unknown to {normal.path}; they were judged as such")
     for text in worst.lines:
@@ -98,13 +104,11 @@ def main() -> None:
     print(f"verdicts: {OUTPUT.value}")
 
 
-def learned(names: list[str], normal: TraceArchive, examples: Examples | None) -> dict[str, Detector]:
+def learned(
+    names: list[str], normal: TraceArchive, train: Sequences, held_out: Sequences, examples: Examples | None
+) -> dict[str, Detector]:
     """Fitted detectors by name, with thresholds from held-out traces."""
-    train, held_out = data.training_traces(normal, data.HELD_OUT, SEED.value)
     data.note_of_few(len(held_out), FAR.value)
-    if examples is not None:
-        attacks = int(examples.is_attack.sum())
-        print(f"examples: {attacks:,} attacks, {len(examples.is_attack) - attacks:,} normal traces")
     detectors = catalogue.build(names, normal.vocabulary.size, (), SEED.value, examples)
     for name, detector in detectors.items():
         started = time.monotonic()
@@ -137,12 +141,17 @@ def judged(detectors: dict[str, Detector], batch: TraceBatch, table: np.ndarray,
 
 
 def _schema(
-    detectors: dict[str, Detector], normal: TraceArchive, archive: TraceArchive, examples: list[TraceArchive]
+    detectors: dict[str, Detector],
+    normal: TraceArchive,
+    archive: TraceArchive,
+    sources: list[TraceArchive],
+    examples: Examples | None,
 ) -> pa.Schema:
     header = {
         "normal": normal.path.name,
         "archive": archive.path.name,
-        "examples": [source.path.name for source in examples],
+        "examples": [source.path.name for source in sources],
+        "examples_data": data.fingerprint(examples.traces) if examples else "",
         "far": FAR.value,
         "seed": SEED.value,
         "thresholds": {name: detector.threshold_ for name, detector in detectors.items()},

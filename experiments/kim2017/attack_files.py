@@ -1,6 +1,7 @@
 """What the file names of ADFA-LD's attacks say of the processes in them."""
 
 import collections
+import re
 from typing import Any
 
 import numpy as np
@@ -8,31 +9,42 @@ import numpy as np
 DEVELOPMENT = ("Adduser", "Hydra_SSH", "Meterpreter")  # families of the study's development half, see `halves`
 
 
-def processes(ids: np.ndarray) -> np.ndarray:
-    """The process ids, as `recurring_processes` explains them, str `[N]`."""
-    return np.array([_parts(name)[1] for name in ids], str)
+def processes(sources: np.ndarray) -> np.ndarray:
+    """The process ids that the file names of attacks seem to end in, str `[N]`.
 
-
-def _parts(name: str) -> tuple[str, str]:
-    recording, _, process = str(name).rpartition("-")
-    return recording, process
-
-
-def recurring_processes(ids: np.ndarray, families: np.ndarray) -> dict[str, Any]:
-    """Attack traces whose process id, as their names seem to tell it, occurs in several recordings.
-
-    A file is named "UAD-Adduser-2-1371": an attack, its recording, and what looks like a process id. A program that was
-    attacked would hardly have the same one in every recording; one that ran beside it all day would.
+    A file is named ".../Hydra_SSH_2/UAD-Hydra-SSH-2-1371.txt": a family, its recording, and what looks like a process
+    id. The hyphen before the id may be missing ("UAD-Hydra-FTP-61371.txt" lies in Hydra_FTP_6), or be "=" or "-=". A
+    file that is named otherwise counts as a process of its own.
 
     Args:
-      ids: of the attack traces, ending so.
+      sources: of the attack traces, where they were read.
+    """
+    return np.array([_parts(source)[1] for source in sources], str)
+
+
+def _parts(source: str) -> tuple[str, str]:
+    """Recording (a folder) and process."""
+    folder, _, file = str(source).rpartition("/")
+    number = folder.rpartition("_")[2]
+    tail = re.search(r"[0-9=-]*$", file.removesuffix(".txt"))
+    process = tail[0].lstrip("-").removeprefix(number).lstrip("-=") if tail else ""
+    return folder, process or str(source)
+
+
+def recurring_processes(sources: np.ndarray, families: np.ndarray) -> dict[str, Any]:
+    """Attack traces whose process id (see `processes`) occurs in several recordings.
+
+    A program that was attacked would hardly have the same one in every recording; one that ran beside it all day would.
+
+    Args:
+      sources: of the attack traces.
       families: theirs.
 
     Returns:
       attack traces, those with a process id of several recordings, the five most frequent ids with their traces, and of
       families outside the study's development half the share whose id occurs within it.
     """
-    recordings, numbers = np.array([_parts(name) for name in ids]).reshape(-1, 2).T
+    recordings, numbers = np.array([_parts(source) for source in sources]).reshape(-1, 2).T
     pairs = np.unique(np.stack([numbers, recordings]), axis=1)[0]
     distinct, count = np.unique(pairs, return_counts=True)
     again = np.isin(numbers, distinct[count > 1])
@@ -40,7 +52,7 @@ def recurring_processes(ids: np.ndarray, families: np.ndarray) -> dict[str, Any]
     development = np.isin(families, DEVELOPMENT)
     shared = np.isin(numbers[~development], numbers[development])
     return {
-        "attacks": len(ids),
+        "attacks": len(sources),
         "recurring": int(again.sum()),
         "frequent": dict(frequent),
         "shared_with_development": float(shared.mean()) if len(shared) else 0.0,

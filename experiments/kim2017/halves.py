@@ -1,5 +1,6 @@
 """The halves of ADFA-LD that the study declares (STUDY.md): who is in which, and a detector's figures on each."""
 
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,8 +17,15 @@ from syscall_lm.traces.trace import ATTACK
 BLOCK = 200  # file numbers of normal traces: the even blocks belong to the development half
 GROUP = 50  # file numbers that stay in one fold of the development half
 FOLDS = 5
-SCOPES = ("development", "reported", "all", "all_without_copies", "reported_without_copies")
-NEW = "reported_new_processes"
+NEW = "reported_new"
+HEADS = {
+    "development": "development",
+    "reported": "reported",
+    "all": "all",
+    "all_without_copies": "all, no copies",
+    "reported_without_copies": "reported, no copies",
+    NEW: "reported, new processes",
+}
 
 
 def development(ids: np.ndarray, benchmark: data.Benchmark) -> np.ndarray:
@@ -32,8 +40,12 @@ def development(ids: np.ndarray, benchmark: data.Benchmark) -> np.ndarray:
 
 
 def blocks(ids: np.ndarray, benchmark: data.Benchmark, size: int) -> np.ndarray:
-    """In which block of `size` file numbers each normal trace lies, int `[normal]`; copies where the first one does."""
-    numbers = np.array([int("".join(filter(str.isdecimal, name)) or "0") for name in ids], int)
+    """In which block of `size` file numbers each normal trace lies, int `[normal]`; copies where the first one does.
+
+    A file number is what an id's digits end with, at most nine of them; 0 if there are none.
+    """
+    found = [re.findall(r"[0-9]+", str(name))[-1:] for name in ids]
+    numbers = np.array([int(digits[0][-9:]) if digits else 0 for digits in found], int)
     block: dict[bytes, int] = {}
     for i in np.argsort(numbers, kind="stable"):
         block.setdefault(benchmark.traces[int(i)].tobytes(), (int(numbers[i]) - 1) // size)
@@ -41,7 +53,7 @@ def blocks(ids: np.ndarray, benchmark: data.Benchmark, size: int) -> np.ndarray:
 
 
 def scopes(benchmark: data.Benchmark, inside: np.ndarray) -> dict[str, np.ndarray]:
-    """Which traces each of `SCOPES` holds, bool `[N]` each; `inside`: the development half."""
+    """Which traces each scope of the study holds, bool `[N]` each; `inside`: the development half."""
     return {
         "development": inside,
         "reported": ~inside,
@@ -59,21 +71,19 @@ class Half:
       ids: of the normal traces, `[normal]`.
       processes: the process id of each attack, `[attacks]`.
       development: bool `[N]`.
-      groups: int `[N]`, traces that stay in one fold: an attack's process, a block of normal traces.
+      groups: int `[N]`, traces that stay in one fold: attacks of a process, normal traces of a block, and copies.
       scopes: those of the study, and `NEW`; bool `[N]` each.
     """
 
-    def __init__(self, benchmark: data.Benchmark, ids: np.ndarray):
+    def __init__(self, benchmark: data.Benchmark, ids: np.ndarray, sources: np.ndarray):
         self.benchmark, attack = benchmark, benchmark.is_attack
-        self.ids, self.processes = ids[~attack], attack_files.processes(ids[attack])
+        self.ids, self.processes = ids[~attack], attack_files.processes(sources[attack])
         self.development = development(self.ids, benchmark)
-        near = np.where(attack, self.of_attacks(np.char.add("process ", self.processes)), "")
-        near[~attack] = blocks(self.ids, benchmark, GROUP).astype(str)
-        self.groups = np.unique(near, return_inverse=True)[1]
-        known = np.isin(self.processes, self.processes[self.development[attack]])
+        near = [*map(str, blocks(self.ids, benchmark, GROUP)), *(f"process {process}" for process in self.processes)]
+        self.groups = _joined(np.unique(near, return_inverse=True)[1], benchmark.traces.distinct()[1])
         self.scopes = scopes(benchmark, self.development)
-        self.scopes[NEW] = ~self.development
-        self.scopes[NEW][attack] &= ~known
+        strange = ~np.isin(self.groups, self.groups[self.development])
+        self.scopes[NEW] = ~self.development & np.where(attack, strange, True)
 
     def of_attacks(self, values: np.ndarray) -> np.ndarray:
         """Strings of the attacks as a column of all traces, `[attacks]` to `[N]`; empty for normal ones."""
@@ -89,7 +99,7 @@ class Half:
         benchmark, batch = data.benchmark(archive), archive.read()
         if not len(benchmark.train):
             raise SyscallLMError(f"{archive.path}: needs normal traces in split 'train'")
-        half = cls(benchmark, ids_of(batch))
+        half = cls(benchmark, judged_column(batch, "id"), judged_column(batch, "source"))
         for name, mask in {"development": half.development, "reported": ~half.development}.items():
             attacks, normal = (len(set(half.groups[mask & (benchmark.is_attack == kind)])) for kind in (True, False))
             if min(attacks, normal) < FOLDS:
@@ -121,11 +131,24 @@ class Half:
             yield inside[teach], inside[judge]
 
 
-def ids_of(batch: TraceBatch) -> np.ndarray:
-    """Of the traces that `data.benchmark` judges, in its order."""
+def _joined(*labels: np.ndarray) -> np.ndarray:
+    """Numbers of the finest groups that keep together what any of the labels joins, int `[N]`."""
+    from scipy.sparse import coo_array  # slow to load
+    from scipy.sparse.csgraph import connected_components
+
+    count = len(labels[0])
+    starts = count + np.cumsum([0, *(each.max() + 1 for each in labels)])
+    ends = np.concatenate([each + start for each, start in zip(labels, starts, strict=False)])
+    edges = (np.tile(np.arange(count), len(labels)), ends)
+    graph = coo_array((np.ones(len(ends), bool), edges), shape=(starts[-1], starts[-1]))
+    return connected_components(graph, directed=False)[1][:count]
+
+
+def judged_column(batch: TraceBatch, name: str) -> np.ndarray:
+    """A column of the traces that `data.benchmark` judges, in its order, str `[N]`."""
     attack = (batch.column("split") != "train") & (batch.column("label") == ATTACK)
-    ids = batch.column("id").astype(str)
-    return np.concatenate([ids[data.normal_split(batch, "test")], ids[attack]])
+    values = batch.column(name).astype(str)
+    return np.concatenate([values[data.normal_split(batch, "test")], values[attack]])
 
 
 def by_scope(
@@ -149,11 +172,20 @@ def report(name: str, runs: list[dict[str, Any]]) -> None:
     print(f"  {name}: AUC {runs[-1]['development']['auc']:.3f} on the development half", file=sys.stderr, flush=True)
 
 
-def cell(runs: list[dict[str, Any]]) -> str:
-    """AUC, and in brackets the false alarm rate at 90 % detection."""
-    auc = comparison.spread([run["auc"] for run in runs], ".3f")
-    alarms = comparison.spread([100 * run["false_alarms_at_detection"]["0.9"] for run in runs], ".1f")
-    return f"{auc} ({alarms} %)"
+def rows(found: Mapping[str, Any]) -> list[str]:
+    """A row a detector, a column a scope: AUC, and in brackets the false alarm rate at 90 % detection."""
+    first = next(iter(found.values()))["runs"][0]
+    shown = [scope for scope in HEADS if scope in first]
+    lines = ["| | " + " | ".join(HEADS[scope] for scope in shown) + " |", "|---" * (len(shown) + 1) + "|"]
+    for name, value in found.items():
+        cells = []
+        for scope in shown:
+            runs = [run[scope] for run in value["runs"]]
+            auc = comparison.spread([run["auc"] for run in runs], ".3f")
+            alarms = comparison.spread([100 * run["false_alarms_at_detection"]["0.9"] for run in runs], ".1f")
+            cells.append(f"{auc} ({alarms} %)")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
 
 
 def interval_rows(found: Mapping[str, Any]) -> list[str]:

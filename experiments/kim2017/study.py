@@ -48,8 +48,7 @@ def main() -> None:
     benchmark = data.benchmark(archive)
     if not len(benchmark.train) or not benchmark.is_attack.any():
         raise SyscallLMError(f"{archive.path}: needs normal traces in split 'train', and attacks")
-    batch = archive.read()
-    ids = batch.column("id")[data.normal_split(batch, "test")].astype(str)
+    ids = halves.judged_column(archive.read(), "id")[~benchmark.is_attack]
     development = halves.development(ids, benchmark)
     masks = halves.scopes(benchmark, development)
     detectors: dict[str, Any] = {}
@@ -105,7 +104,7 @@ def table(result: Mapping[str, Any]) -> str:
         "",
         "### Detectors",
         "",
-        *score_rows(result["detectors"]),
+        *halves.rows(result["detectors"]),
         "",
         "### AUC with 95 % bootstrap interval, and false alarms at 95 % detection",
         "",
@@ -127,18 +126,8 @@ def table(result: Mapping[str, Any]) -> str:
     for kind, title in titles.items():
         chosen = {name: value for name, value in result["attempts"].items() if value["kind"] == kind}
         if chosen:
-            lines += ["", f"### {title}", "", *score_rows(chosen)]
+            lines += ["", f"### {title}", "", *halves.rows(chosen)]
     return "\n".join(lines) + "\n"
-
-
-def score_rows(found: Mapping[str, Any]) -> list[str]:
-    """A row a detector, a column a scope."""
-    heads = ("development", "reported", "all", "all, no copies", "reported, no copies")
-    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
-    for name, value in found.items():
-        cells = [halves.cell([run[scope] for run in value["runs"]]) for scope in halves.SCOPES]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return lines
 
 
 def padding_rows(found: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ from sklearn.svm import OneClassSVM
 
 from syscall_lm import scoring, training
 from syscall_lm.detectors import catalogue
-from syscall_lm.detectors.agreement import Agreement, pseudo_programs
+from syscall_lm.detectors.agreement import FLOOR, Agreement, pseudo_programs
 from syscall_lm.detectors.call_sets import CallSets
 from syscall_lm.detectors.evidence import quantiles
 from syscall_lm.detectors.features import Frequency
@@ -27,7 +27,6 @@ from syscall_lm.traces.trace import Sequences
 
 ORDER = 8
 FOLDS = 10
-FLOOR = 0.05  # added before a logarithm, as `Agreement` does
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -61,7 +61,7 @@ def main() -> None:
     batch = archive.read()
     attacks = batch.column("label") == ATTACK
     recurring = recurring_processes(
-        batch.column("id")[attacks].astype(str), batch.column("family")[attacks].astype(str)
+        batch.column("source")[attacks].astype(str), batch.column("family")[attacks].astype(str)
     )
     paper = {name: list(values) for name, values in PAPER.items()}
     result = {"data_sets": rows, "paper": paper, "why": WHY, "recurring_processes": recurring}

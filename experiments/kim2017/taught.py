@@ -3,18 +3,20 @@
   syscall-lm kim2017.taught --archive=adfa.parquet
 
 Halves and protocol are those of kim2017.study (STUDY.md): what is chosen, here also the weights of the judge, is chosen
-on the development half, and the reported half is new to it. The development half itself is judged out of fold: its
-attacks are dealt out by their process ids, its normal traces by blocks of 50 file numbers, copies together, and each of
-five parts is judged by what the other four taught. "All" joins both halves: no trace is judged by what learned its
-label or its copy. "New processes" leaves out of the reported half the attacks whose process id occurs in the
-development half; in the row "by other processes" these are judged by a fold that their process did not teach.
+on the development half, and the reported half is new to it. The development half itself is judged out of fold: attacks
+of a process, normal traces of a block of 50 file numbers, and copies of each other stay together in one of five parts,
+each judged by what the other four taught. "All" joins both halves.
+
+The halves themselves share processes and a few copies. In the row "by strangers" such traces of the reported half, too,
+are judged by what four of the parts taught, so that nothing is judged by what learned its label, its copy's or its
+process's. The column "new processes" has none of these attacks at all. Training traces, which all detectors know to be
+normal, teach as well; of the test's normal traces 422 copy one.
 
 Beside it stand `sets-and-mixture`, which sees normal traces only and is one of the numbers that the judge looks at, and
-the parts of the judge alone. Two more tables: how few examples do, and what is left where nothing alike was taught, a
-family, its processes and a third of the normal file numbers being withheld. Two minutes on one core.
+the parts of the judge alone. More tables: how few examples do; what is left where nothing alike was taught, a family,
+its processes and a third of the normal file numbers being withheld; and what padding leaves. Three minutes on one core.
 """
 
-import dataclasses
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +25,8 @@ import numpy as np
 from absl import flags
 
 from syscall_lm import evaluation
+from syscall_lm.detectors import catalogue
+from syscall_lm.detectors.base import Detector
 from syscall_lm.detectors.evidence import Evidence
 from syscall_lm.detectors.taught import Examples, Judge, Taught
 from syscall_lm.experiments import command, comparison, data
@@ -30,17 +34,8 @@ from syscall_lm.experiments.kim2017 import halves, padding, results
 from syscall_lm.experiments.kim2017.halves import Half
 from syscall_lm.traces.archive import TraceArchive
 
-STRICT = "taught, by other processes"
+STRICT = "taught, by strangers"
 FEW = (10, 30, 100)  # attacks to be taught by
-HEADS = {
-    "development": "development",
-    "reported": "reported",
-    halves.NEW: "reported, new processes",
-    "all": "all",
-    "all_without_copies": "all, no copies",
-    "reported_without_copies": "reported, no copies",
-}
-
 ARCHIVE = flags.DEFINE_string("archive", None, "ADFA-LD with the splits train and test", required=True)
 OUTPUT = flags.DEFINE_string("output", "results/kim2017", "directory for taught.json and taught.md")
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "of the trees, the folds, and the padding")
@@ -55,25 +50,26 @@ def main() -> None:
     evidence = Evidence(archive.vocabulary.size)
     usual = evidence.fit(benchmark.train).transform(benchmark.train)
     x = evidence.transform(benchmark.traces)
-    school = School(x, benchmark.is_attack, usual)
     untaught = {"seed": seeds[0], **halves.by_scope(x[:, 0], benchmark, half.scopes, full=True)}
     detectors: dict[str, Any] = {"sets-and-mixture": {"runs": [untaught]}}
     few: dict[str, Any] = {}
     for seed in seeds:
-        for name, scores in judged(half, school, seed).items():
+        for name, scores in judged(half, x, usual, seed).items():
             runs = detectors.setdefault(name, {"runs": []})["runs"]
             runs.append({"seed": seed, **halves.by_scope(scores, benchmark, half.scopes, full=True)})
             halves.report(name, runs)
         for attacks in FEW:
-            scores = school.judge(some(half, attacks, seed), seed).log_odds(x)
+            chosen = some(half, attacks, seed)
+            scores = Judge(seed).fit(x[chosen], benchmark.is_attack[chosen], usual).log_odds(x)
             curve = evaluation.curve(*half.apart(scores, ~development))
             run = {"seed": seed, "auc": curve.auc, "false_alarms": curve.false_alarms_at(0.9)}
             few.setdefault(str(attacks), []).append(run)
     examples = Examples(benchmark.traces.take(development), benchmark.is_attack[development])
-    taught = Taught(evidence, examples, seeds[0]).learn(benchmark.train)
-    reported = half.reported
-    scores = taught.decision_function(reported.traces)
-    hidden = [padding.effect(taught, scores, reported, seed) for seed in seeds]
+    fitted = {
+        "sets-and-mixture": catalogue.build(["sets-and-mixture"], archive.vocabulary.size)["sets-and-mixture"],
+        "taught": Taught(evidence, examples, seeds[0]),
+    }
+    hidden = {name: hide(detector.learn(benchmark.train), half.reported, seeds) for name, detector in fitted.items()}
     result = {
         "archive": archive.path.name,
         "data": data.fingerprint(benchmark.traces),
@@ -82,47 +78,45 @@ def main() -> None:
             "attacks": int((development & benchmark.is_attack).sum()),
             "normal": int((development & ~benchmark.is_attack).sum()),
         },
-        "new_processes": int((half.scopes[halves.NEW] & benchmark.is_attack).sum()),
+        "new": int((half.scopes[halves.NEW] & benchmark.is_attack).sum()),
         "detectors": detectors,
         "few": few,
-        "elsewhere": elsewhere(half, school, seeds),
+        "elsewhere": elsewhere(half, x, usual, seeds),
         "padding": hidden,
     }
     results.write(pathlib.Path(OUTPUT.value), "taught", main, result, table)
 
 
-@dataclasses.dataclass(frozen=True)
-class School:
-    """What there is to learn from: evidence of the N traces `[N, F]`, their labels, evidence of training traces."""
-
-    x: np.ndarray
-    is_attack: np.ndarray
-    usual: np.ndarray
-
-    def judge(self, teach: np.ndarray, seed: int) -> Judge:
-        """Taught by some of the N traces, int or bool, and by the training traces, as `Taught` does it."""
-        x, labels = np.concatenate([self.x[teach], self.usual]), self.is_attack[teach]
-        return Judge(seed).fit(x, np.append(labels, np.zeros(len(self.usual), bool)))
-
-
-def judged(half: Half, school: School, seed: int) -> dict[str, np.ndarray]:
+def judged(half: Half, x: np.ndarray, usual: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """Scores of all traces, those of the development half out of fold, `[N]` each.
 
+    Args:
+      half: who may teach whom.
+      x: evidence `[N, F]`.
+      usual: that of the training traces.
+      seed: of the folds and the trees.
+
     Returns:
-      of the judge; of the judge where an attack of the reported half, too, is judged by a fold that its process did not
-      teach; of the judge's two parts.
+      of the judge; of the judge where traces of the reported half, too, are judged by a fold without their process and
+      copies; of the judge's two parts.
     """
     parts = {"taught": Judge.log_odds, "taught, linear alone": Judge.linear, "taught, trees alone": Judge.votes}
-    x = school.x
     scores = {name: np.empty(len(x)) for name in ("taught", STRICT, *parts)}
     outside = np.flatnonzero(~half.development)
     for teach, judge in ((np.flatnonzero(half.development), outside), *half.folds(seed)):
-        taught = school.judge(teach, seed)
+        taught = Judge(seed).fit(x[teach], half.benchmark.is_attack[teach], usual)
         for name, score in parts.items():
             scores[name][judge] = score(taught, x[judge])
         withheld = judge if judge is outside else np.flatnonzero(np.isin(half.groups, half.groups[judge]))
         scores[STRICT][withheld] = taught.log_odds(x[withheld])
     return scores
+
+
+def hide(detector: Detector, reported: data.Benchmark, seeds: list[int]) -> list[dict[str, float]]:
+    """`padding.effect` on a fitted detector, for each seed; "none" is the AUC without padding."""
+    scores = detector.decision_function(reported.traces)
+    none = evaluation.curve(scores[~reported.is_attack], scores[reported.is_attack]).auc
+    return [{"none": none, **padding.effect(detector, scores, reported, seed)} for seed in seeds]
 
 
 def some(half: Half, attacks: int, seed: int) -> np.ndarray:
@@ -134,7 +128,7 @@ def some(half: Half, attacks: int, seed: int) -> np.ndarray:
     return np.concatenate([rng.permutation(all_attacks)[:count], rng.permutation(all_normal)[:normal]])
 
 
-def elsewhere(half: Half, school: School, seeds: list[int]) -> dict[str, dict[str, dict[str, float]]]:
+def elsewhere(half: Half, x: np.ndarray, usual: np.ndarray, seeds: list[int]) -> dict[str, dict[str, dict[str, float]]]:
     """Within the development half: AUC where nothing alike was taught, by how normal traces and attacks were withheld.
 
     Withheld from the teacher are a family with its processes, in other families too, and a third of the normal traces.
@@ -158,9 +152,9 @@ def elsewhere(half: Half, school: School, seeds: list[int]) -> dict[str, dict[st
             for number in np.unique(thirds[inside[~attack]]):
                 judged = inside & np.where(attack, family == name, third == number)
                 teach = inside & np.where(attack, ~same, third != number)
-                aucs["sets-and-mixture"].append(evaluation.curve(*half.apart(school.x[:, 0], judged)).auc)
+                aucs["sets-and-mixture"].append(evaluation.curve(*half.apart(x[:, 0], judged)).auc)
                 for seed in seeds:
-                    scores = school.judge(teach, seed).log_odds(school.x)
+                    scores = Judge(seed).fit(x[teach], attack[teach], usual).log_odds(x)
                     aucs["taught"].append(evaluation.curve(*half.apart(scores, judged)).auc)
             found.setdefault(how, {})[name] = {detector: float(np.mean(values)) for detector, values in aucs.items()}
     return found
@@ -168,34 +162,33 @@ def elsewhere(half: Half, school: School, seeds: list[int]) -> dict[str, dict[st
 
 def table(result: Mapping[str, Any]) -> str:
     """The tables, as Markdown."""
-    counts, development = result["traces"], result["development"]
+    counts, development, detectors = result["traces"], result["development"], result["detectors"]
     lines = [
         f"{counts['normal']:,} normal test traces ({counts['copies']} copy a training trace), {counts['attack']} "
-        f"attacks; evidence from {counts['train']} normal traces of {result['archive']}, taught by the development "
-        f"half: {development['normal']:,} normal traces and {development['attacks']} attacks. That half is judged out "
-        f"of fold. New processes: the {result['new_processes']} attacks of the reported half whose process id no "
-        "attack of the development half has. By other processes: the other attacks of the reported half are judged by "
-        "a fold that their process did not teach.",
+        f"attacks; evidence from {counts['train']} normal traces of {result['archive']}, taught by them and by the "
+        f"development half: {development['normal']:,} normal traces and {development['attacks']} attacks. That half is "
+        f"judged out of fold. New processes: the {result['new']} attacks of the reported half of whose process and "
+        "copies the development half holds none. By strangers: traces of the reported half, too, are judged by folds "
+        "that neither their process nor a copy taught.",
         "",
         "### AUC, and in brackets the false alarm rate at 90 % detection",
         "",
-        "| | " + " | ".join(HEADS.values()) + " |",
-        "|---" * (len(HEADS) + 1) + "|",
-    ]
-    for name, value in result["detectors"].items():
-        cells = [halves.cell([run[scope] for run in value["runs"]]) for scope in HEADS]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += [
+        *halves.rows(detectors),
         "",
-        "### AUC with 95 % bootstrap interval, and false alarms at 95 % detection",
+        "### AUC with 95 % bootstrap interval over traces, and false alarms at 95 % detection",
         "",
-        *halves.interval_rows(result["detectors"]),
+        *halves.interval_rows(detectors),
+        "",
+        "### Detection at few false alarms",
+        "",
+        *detection_rows(detectors),
         "",
         "### AUC by attack family, all normal traces",
         "",
-        *comparison.family_rows(result["detectors"]),
+        *comparison.family_rows(detectors),
         "",
-        "### How many examples: the reported half, taught by some attacks and as many normal traces as they have",
+        "### How many examples: the reported half, taught by so many attacks, 4.75 times as many normal traces, and "
+        "the training traces",
         "",
         "| attacks | AUC | false alarms at 90 % detection |",
         "|---|---|---|",
@@ -217,19 +210,33 @@ def table(result: Mapping[str, Any]) -> str:
     for how, families in result["elsewhere"].items():
         for name, aucs in families.items():
             lines.append(f"| {name}, normal {how} | {aucs['sets-and-mixture']:.3f} | {aucs['taught']:.3f} |")
-    every = result["padding"][0]
-    auc = comparison.spread([run["reported"]["auc"] for run in result["detectors"]["taught"]["runs"]], ".3f")
     lines += [
         "",
-        "### AUC when every attack of the reported half is padded with calls of training traces (mean over seeds)",
+        "### AUC on the reported half when every attack is padded with calls of training traces (mean over seeds)",
         "",
-        "| none | " + " | ".join(every) + " |",
-        "|---" * (len(every) + 1) + "|",
-        f"| {auc} | "
-        + " | ".join(f"{np.mean([each[name] for each in result['padding']]):.3f}" for name in every)
-        + " |",
+        *padding_rows(result["padding"]),
     ]
     return "\n".join(lines) + "\n"
+
+
+def detection_rows(found: Mapping[str, Any]) -> list[str]:
+    """A row a detector: detection at 1 % and 5 % false alarms, on three scopes."""
+    shown = [(scope, rate) for scope in ("development", "reported", "all") for rate in ("0.01", "0.05")]
+    lines = ["| | " + " | ".join(f"{scope}, D@{100 * float(rate):g} %" for scope, rate in shown) + " |"]
+    lines.append("|---" * (len(shown) + 1) + "|")
+    for name, value in found.items():
+        rates = [[run[scope]["detection_at_false_alarms"][rate] for run in value["runs"]] for scope, rate in shown]
+        lines.append(f"| {name} | {' | '.join(comparison.percent(each) for each in rates)} |")
+    return lines
+
+
+def padding_rows(found: Mapping[str, list[Mapping[str, float]]]) -> list[str]:
+    """A row a detector, a column a kind of padding."""
+    columns = list(next(iter(found.values()))[0])
+    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for name, runs in found.items():
+        lines.append(f"| {name} | {' | '.join(f'{np.mean([run[c] for run in runs]):.3f}' for c in columns)} |")
+    return lines
 
 
 if __name__ == "__main__":

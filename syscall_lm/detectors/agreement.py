@@ -9,7 +9,7 @@ from syscall_lm.detectors.features import call_counts
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.traces.trace import Sequences
 
-_FLOOR = 0.05  # added to a score before its logarithm, so that differences among entirely normal traces do not matter
+FLOOR = 0.05  # added to a score before its logarithm, so that differences among entirely normal traces do not matter
 
 
 class Agreement(Detector):
@@ -57,13 +57,13 @@ class Agreement(Detector):
             unseen = np.empty(len(sample))
             for k in np.unique(fold):
                 unseen[fold == k] = make().learn(sample.take(fold != k)).decision_function(sample.take(fold == k))
-            logarithms = np.log(unseen + _FLOOR)
+            logarithms = np.log(unseen + FLOOR)
             self._means[number], self._deviations[number] = logarithms.mean(), max(logarithms.std(), 1e-6)
 
     def decision_function(self, traces: Sequences) -> np.ndarray:
         """Deviations above the average unseen normal program, float64 `[N]`."""
         scores = np.array([member.decision_function(traces) for member in self._fitted])
-        return ((np.log(scores + _FLOOR) - self._means[:, None]) / self._deviations[:, None]).min(axis=0)
+        return ((np.log(scores + FLOOR) - self._means[:, None]) / self._deviations[:, None]).min(axis=0)
 
 
 def pseudo_programs(traces: Sequences, distance: float = 0.4) -> np.ndarray:

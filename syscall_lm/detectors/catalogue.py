@@ -1,6 +1,7 @@
 """Every detector by name. One line here adds one to kim2017's baselines, figure 3 and mimicry, unless it is `NEURAL`.
 
 `detect` (if it is in `ALONE`), `evaluate`, kim2017.study and kim2017.portability run it where `--detectors` names it.
+Those in `TAUGHT` need labelled traces and run in `detect` and kim2017.taught only.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -76,7 +77,9 @@ OF_WINDOWS: dict[str, type[WindowDetector]] = {
 }
 
 NEURAL = frozenset(OF_WINDOWS)  # these take minutes to learn
-RANDOM = frozenset({"hmm", "elm", "ngram-longest"}) | NEURAL  # these depend on the seed, without a trained model
+RANDOM = (
+    frozenset({"hmm", "elm", "ngram-longest", *TAUGHT}) | NEURAL
+)  # these depend on the seed, without a trained model
 
 # Detectors that look into all trained language models together.
 ON_MEMBERS: dict[str, Callable[[Sequence[TrainedMember]], Detector]] = {
@@ -141,11 +144,13 @@ def build(
     return made
 
 
-def require_known(name: str, known: Sequence[str] = NAMES) -> None:
-    """Refuses names that are none of a detector.
+def require_known(name: str, known: Sequence[str]) -> None:
+    """Refuses a name that no detector has, or none of those that can be run here.
 
     Raises:
-      SyscallLMError: the name is not known.
+      SyscallLMError: the name is not among the known ones.
     """
+    if name in TAUGHT and name not in known:
+        raise SyscallLMError(f"detector {name!r} is taught by labelled traces, for which `detect` has --examples")
     if name not in known:
         raise SyscallLMError(f"no detector is called {name!r}; there are {', '.join(known)}")

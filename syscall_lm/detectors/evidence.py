@@ -4,14 +4,12 @@ from typing import Self
 
 import numpy as np
 
-from syscall_lm.detectors.agreement import Agreement
+from syscall_lm.detectors.agreement import FLOOR, Agreement
 from syscall_lm.detectors.call_sets import CallSets
-from syscall_lm.detectors.mixture import ContextMixture, mixed
+from syscall_lm.detectors.mixture import RAREST, ContextMixture, mixed
 from syscall_lm.detectors.sections import Stretch, stretch_means
 from syscall_lm.traces.trace import Sequences
 
-_FLOOR = 0.05  # added before a logarithm, as `Agreement` does
-_RAREST = 1e-30  # as `mixed` has it
 HIGHEST = 20  # calls
 QUANTILES = (0.25, 0.9)
 
@@ -44,7 +42,7 @@ class Evidence:
         for surprisal in self._surprisals(traces):
             views = [stretch_means(surprisal, traces, "highest", HIGHEST)]
             views += [quantiles(surprisal, traces, share) for share in QUANTILES]
-            columns += [np.log(view + _FLOOR) for view in views]
+            columns += [np.log(view + FLOOR) for view in views]
         return np.column_stack(columns)
 
     def _surprisals(self, traces: Sequences) -> list[np.ndarray]:
@@ -54,7 +52,7 @@ class Evidence:
         given = [probabilities[orders.index(order)] for order in (1, 8)]
         given.append(probabilities[len(orders) :].min(axis=0))
         together = mixed(probabilities, traces, self._mixture.share).astype(np.float64)
-        return [*(-np.log(np.maximum(p.astype(np.float64), _RAREST)) for p in given), together]
+        return [*(-np.log(np.maximum(p.astype(np.float64), RAREST)) for p in given), together]
 
 
 def quantiles(surprisal: np.ndarray, traces: Sequences, share: float) -> np.ndarray:

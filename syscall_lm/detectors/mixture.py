@@ -14,6 +14,8 @@ from syscall_lm.traces import packing
 from syscall_lm.traces.trace import Sequences
 from syscall_lm.types import Array
 
+RAREST = 1e-30  # a probability
+
 
 class ContextMixture(SurprisalDetector):
     """Average negative log-likelihood under a mixture of K experts, weighted anew before every call.
@@ -102,7 +104,7 @@ def mixed(probabilities: np.ndarray, traces: Sequences, share: float) -> np.ndar
     """Surprisal of each call under the fixed-share mixture of experts, see `ContextMixture`.
 
     Args:
-      probabilities: `[K, total]`, what each expert gave the call that came; less than 1e-30 counts as 1e-30.
+      probabilities: `[K, total]`, what each expert gave the call that came; less than `RAREST` counts as that.
       traces: whose calls these are.
       share: see `ContextMixture`.
 
@@ -113,7 +115,7 @@ def mixed(probabilities: np.ndarray, traces: Sequences, share: float) -> np.ndar
     packer = packing.Packer(traces, go=0)
 
     def forward(weights: Array, plan: np.ndarray) -> tuple[Array, Array]:
-        tile = np.maximum(np.moveaxis(probabilities[:, plan], 0, -1), 1e-30)  # padding reads any call's
+        tile = np.maximum(np.moveaxis(probabilities[:, plan], 0, -1), RAREST)  # padding reads any call's
         return _forward(weights, tile.astype(np.float32), packer.gather(plan).reset, share)
 
     return lanes.scan(traces, lambda width: jnp.full((width, experts), 1 / experts), forward)

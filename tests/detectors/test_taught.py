@@ -57,23 +57,33 @@ def test_a_judge_sums_the_odds_of_both_its_parts_and_knows_no_certainty():
     rng = np.random.default_rng(1)
     evidence = rng.normal(size=(200, 3))
     is_attack = evidence[:, 0] + 0.3 * rng.normal(size=200) > 1
-    judge = Judge(seed=5).fit(evidence, is_attack)
+    usual = rng.normal(size=(50, 3)) - 2
+    judge = Judge(seed=5).fit(evidence, is_attack, usual)
     far = rng.normal(size=(500, 3)) * 9
     np.testing.assert_array_equal(judge.log_odds(far), judge.linear(far) + judge.votes(far))
     assert np.abs(judge.votes(far)).max() <= np.log(0.997 / 0.003) + 1e-12
     assert np.ptp(judge.linear(far)) > 10  # the linear part carries on where the examples end
-    np.testing.assert_array_equal(judge.log_odds(far), Judge(seed=5).fit(evidence, is_attack).log_odds(far))
-    assert (judge.log_odds(far) != Judge(seed=6).fit(evidence, is_attack).log_odds(far)).any()
+    np.testing.assert_array_equal(judge.log_odds(far), Judge(seed=5).fit(evidence, is_attack, usual).log_odds(far))
+    assert (judge.log_odds(far) != Judge(seed=6).fit(evidence, is_attack, usual).log_odds(far)).any()
 
 
-def test_a_judge_weighs_either_label_alike():
-    """However rare attacks are among the examples, the middle between two equal clouds is undecided."""
+def test_a_judge_weighs_kinds_of_examples_the_same_however_many_there_are():
+    """Three kinds in a row, attacks in the middle: where it changes its mind does not move with their numbers."""
     rng = np.random.default_rng(2)
-    cloud = rng.normal(size=(400, 1))
-    is_attack = np.repeat([False, True], [400, 40])
-    judge = Judge().fit(np.concatenate([cloud - 2, cloud[::10] + 2]), is_attack)
-    assert judge.linear(np.array([[-2.0], [2.0]])) @ [1, 1] == pytest.approx(0, abs=1)
-    assert judge.linear(np.array([[-2.0]])) < -1 and judge.linear(np.array([[2.0]])) > 1
+    line = np.linspace(-4, 4, 2001)[:, None]
+
+    def says(alarms, attacks, usual):
+        kinds = [rng.normal(place, 1, (count, 1)) for place, count in ((2, alarms), (0, attacks), (-2, usual))]
+        labels = np.repeat([False, True], [alarms, attacks])
+        return Judge().fit(np.concatenate(kinds[:2]), labels, kinds[2]).votes(line) > 0
+
+    density = np.exp(-0.5 * (line - [2, 0, -2]) ** 2)
+    expected = 2 * density[:, 1] > density[:, 0] + density[:, 2]
+    for counts in ((2000, 2000, 2000), (6000, 600, 600), (600, 600, 6000), (600, 6000, 600)):
+        assert (says(*counts) == expected).mean() > 0.88, counts
+    labels = np.repeat([False, True], [300, 3])
+    rare = Judge().fit(np.array([[2.0]] * 300 + [[0.0]] * 3), labels, np.array([[2.0]] * 300))
+    assert rare.linear(np.array([[1.0]])) == pytest.approx(0, abs=0.1)  # undecided in the middle
 
 
 def test_it_learns_from_examples_which_unusual_traces_are_attacks():
@@ -116,8 +126,12 @@ def test_what_is_familiar_stays_normal_whatever_the_examples_are():
 
 def test_examples_of_one_label_teach_nothing():
     traces = Sequences.from_list([[1], [2]])
-    for labels in ([True, True], [False, False]):
-        with pytest.raises(SyscallLMError, match="needs attacks and normal traces as examples; there are "):
+    for labels, told in (
+        ([True, True], "2 attacks and 0 normal"),
+        ([False, False], "0 attacks and 2"),
+        ([True], "1 att"),
+    ):
+        with pytest.raises(SyscallLMError, match=f"must hold attacks and normal traces; there are {told}"):
             Examples(traces, np.array(labels))
     with pytest.raises(SyscallLMError, match="'taught' is taught by labelled traces, but none were given"):
         catalogue.build(["taught"], V)

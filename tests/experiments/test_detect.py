@@ -56,8 +56,10 @@ def detected(tmp_path_factory, commands):
     write(folder / "empty", THEIRS, [])
     odd = [Trace(np.array([2, *rng.permutation([0, 1, 2, 3] * 3)], np.uint16), f"o{i}", label=NORMAL) for i in range(9)]
     unlabelled = Trace(np.array([0, 0, 0], np.uint16), "unlabelled")
-    write(folder / "alarms", OURS, [*odd, unlabelled])
+    _, held_out = data.training_traces(TraceArchive(normal), data.HELD_OUT, 0)
+    write(folder / "alarms", OURS, [*odd, unlabelled, Trace(held_out[0], "held out", label=NORMAL)])
     new = [Trace(rng.choice([1, 3], 12).astype(np.uint16), f"a{i}", label=ATTACK) for i in range(7)]
+    new.append(Trace(np.array([0, 0, 0, 2, 2, 2], np.uint16), "odd", label=ATTACK))  # is judged, too
     write(folder / "incidents", THEIRS, new)
     common = [f"--normal={normal}", f"--archive={archive}", "--far=0.2"]
     bad = [f"--output={folder}/bad"]
@@ -87,7 +89,7 @@ def detected(tmp_path_factory, commands):
             "--detectors=stide",
             f"--examples={folder}/alarms",
         ],
-        "needs attacks and normal traces as examples; there are 0 and 9": [
+        "examples must hold attacks and normal traces; there are 0 attacks and 9 normal": [
             *common,
             *bad,
             "--detectors=taught",
@@ -149,13 +151,18 @@ def test_the_default_pairs_an_ngram_with_the_best_detector(detected):
 def test_a_taught_detector_learns_from_archives_of_examples(detected):
     folder, _, done = detected
     assert done["taught"].code == 0, done["taught"].err
-    assert "examples: 7 attacks, 9 normal traces" in done["taught"].out
+    assert (
+        "alarms: 0 attacks, 10 normal traces, 1 without a label left out, 1 left out that set the" in done["taught"].out
+    )
+    assert "incidents: 8 attacks, 0 normal traces\n" in done["taught"].out
+    assert "note: 8 attacks are few to be taught by" in done["taught"].out
+    assert "note: 1 of the traces are examples themselves" in done["taught"].out
     normal, archive = TraceArchive(folder / "normal"), TraceArchive(folder / "traces")
-    examples = data.examples([TraceArchive(folder / name) for name in ("alarms", "incidents")], normal)
-    assert examples.is_attack.tolist() == [False] * 9 + [True] * 7
-    # "ptrace" of the incidents is not among our calls, and "write" has another number there.
-    assert set(examples.traces.take(examples.is_attack).calls.tolist()) == {normal.vocabulary.unk, 1}
     train, held_out = data.training_traces(normal, data.HELD_OUT, 0)
+    examples = data.examples([TraceArchive(folder / name) for name in ("alarms", "incidents")], normal, held_out)
+    assert examples.is_attack.tolist() == [False] * 9 + [True] * 8
+    # "ptrace" of the incidents is not among our calls, and "write" has another number there.
+    assert set(examples.traces.take(examples.is_attack).calls[: 7 * 12].tolist()) == {normal.vocabulary.unk, 1}
     detector = catalogue.build(["taught"], OURS.size, examples=examples)["taught"].fit(train, held_out)
     found = pq.read_table(folder / "taught")
     expected = detector.decision_function(archive.read().calls.translate(OURS.map_from(THEIRS)))
