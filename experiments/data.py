@@ -64,10 +64,11 @@ def fit(detector: Detector, train: Sequences, seed: int, validation: Sequences |
     return detector.fit(*training.with_held_out(train, validation, seed, HELD_OUT))
 
 
-def examples(archives: Iterable[TraceArchive], normal: TraceArchive, held_out: Sequences) -> Examples:
-    """The labelled traces of archives, with ids of the archive `normal`; says on the terminal what they are.
+def examples(archives: Iterable[TraceArchive], normal: TraceArchive, train: Sequences, held_out: Sequences) -> Examples:
+    """The labelled traces of several archives, with ids of the archive `normal`; says on the terminal what they are.
 
     Left out are traces without a label, and those that equal a held-out one: to set a threshold they must be unknown.
+    An attack that equals a trace labelled normal, there or in `normal`, is told.
 
     Raises:
       SyscallLMError: attacks or normal traces are missing, or calls cannot be mapped (see `translation.between`).
@@ -87,15 +88,16 @@ def examples(archives: Iterable[TraceArchive], normal: TraceArchive, held_out: S
         unlabelled = int(((labels != ATTACK) & (labels != NORMAL)).sum())
         told += [f"{unlabelled:,} without a label left out"] * (unlabelled > 0)
         told += [f"{held:,} left out that set the threshold"] * (held > 0)
-        print(f"examples, {archive.path}: {', '.join(told)}")
-    both = {calls.tobytes() for calls in found[NORMAL]} & {calls.tobytes() for calls in found[ATTACK]}
-    if both:
-        print(f"note: {len(both):,} contents of the examples are labelled normal and attack")
+        print(f"examples of {archive.path}: {', '.join(told)}")
+    is_attack = np.repeat([False, True], [len(found[NORMAL]), len(found[ATTACK])])
+    taught_by = Examples(Sequences.from_list([*found[NORMAL], *found[ATTACK]]), is_attack)
+    usual = {calls.tobytes() for calls in [*train, *found[NORMAL]]}
+    if both := sum(calls.tobytes() in usual for calls in found[ATTACK]):
+        print(f"note: {both:,} of these attacks equal a normal trace, call by call")
     if len(found[ATTACK]) < FEW_ATTACKS:
         few = f"{len(found[ATTACK])} attacks are few to be taught by"
-        print(f"note: {few}; on ADFA-LD {FEW_ATTACKS} did as well as none, 10 sometimes worse")
-    is_attack = np.repeat([False, True], [len(found[NORMAL]), len(found[ATTACK])])
-    return Examples(Sequences.from_list([*found[NORMAL], *found[ATTACK]]), is_attack)
+        print(f"note: {few}; on ADFA-LD {FEW_ATTACKS} gained nothing yet, and 10 did harm")
+    return taught_by
 
 
 @dataclasses.dataclass(frozen=True)

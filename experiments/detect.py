@@ -64,20 +64,21 @@ def main() -> None:
     if taught and not EXAMPLES.value:
         raise SyscallLMError(f"--detectors={taught[0]}: is taught by labelled traces; --examples names their archives")
     if EXAMPLES.value and not taught:
-        raise SyscallLMError(
-            f"--examples: none of --detectors={','.join(names)} learns from them; one that does is taught"
-        )
+        willing = ", ".join(catalogue.TAUGHT)
+        raise SyscallLMError(f"--examples: none of --detectors={','.join(names)} learns from them, as {willing} does")
+    if len(set(EXAMPLES.value)) < len(EXAMPLES.value):
+        raise SyscallLMError(f"--examples={','.join(EXAMPLES.value)}: an archive that stands twice would count twice")
     normal, archive = TraceArchive(NORMAL.value), TraceArchive(ARCHIVE.value)
     sources = [TraceArchive(path) for path in EXAMPLES.value]
     files.require_no_input(OUTPUT.value, [normal.path, archive.path, *(source.path for source in sources)])
-    train, held_out = data.training_traces(normal, data.HELD_OUT, SEED.value)
-    examples = data.examples(sources, normal, held_out) if sources else None
-    known = {calls.tobytes() for calls in examples.traces} if examples else set()
     table = translation.between(archive, normal)
     counts = dict.fromkeys(names, 0)
     unknown = taught_by = 0
     worst = Highest(TOP.value, f"score_{names[0]}", lambda row: line(row, names))
     with files.complete_file(OUTPUT.value) as temporary:
+        train, held_out = data.training_traces(normal, data.HELD_OUT, SEED.value)
+        examples = data.examples(sources, normal, train, held_out) if sources else None
+        known = {calls.tobytes() for calls in examples.traces} if examples else set()
         detectors = learned(names, normal, train, held_out, examples)
         schema = _schema(detectors, normal, archive, sources, examples)
         bar = tqdm.tqdm(total=archive.num_calls, unit="call", unit_scale=True, disable=None)
@@ -95,7 +96,9 @@ def main() -> None:
         above = f"score above {detector.threshold_:.4f}, far {FAR.value:g}"
         print(f"{name}: {counts[name]:,} of {archive.num_traces:,} traces abnormal ({above})")
     if taught_by:
-        print(f"note: {taught_by:,} of the traces are examples themselves; their verdicts rest on their own labels")
+        print(
+            f"note: {taught_by:,} of the traces are examples themselves, known to {', '.join(taught)} by their labels"
+        )
     if unknown:
         print(f"{unknown:,} calls are unknown to {normal.path}; they were judged as such")
     for text in worst.lines:

@@ -26,8 +26,8 @@ def _parts(source: str) -> tuple[str, str]:
     """Recording (a folder) and process."""
     folder, _, file = str(source).rpartition("/")
     number = folder.rpartition("_")[2]
-    tail = re.search(r"[0-9=-]*$", file.removesuffix(".txt"))
-    process = tail[0].lstrip("-").removeprefix(number).lstrip("-=") if tail else ""
+    tail = re.findall(r"[0-9=-]*$", file.removesuffix(".txt"))[0]
+    process = tail.lstrip("-").removeprefix(number).lstrip("-=")
     return folder, process or str(source)
 
 

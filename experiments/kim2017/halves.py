@@ -137,7 +137,7 @@ def _joined(*labels: np.ndarray) -> np.ndarray:
     from scipy.sparse.csgraph import connected_components
 
     count = len(labels[0])
-    starts = count + np.cumsum([0, *(each.max() + 1 for each in labels)])
+    starts = count + np.cumsum([0, *(each.max(initial=-1) + 1 for each in labels)])
     ends = np.concatenate([each + start for each, start in zip(labels, starts, strict=False)])
     edges = (np.tile(np.arange(count), len(labels)), ends)
     graph = coo_array((np.ones(len(ends), bool), edges), shape=(starts[-1], starts[-1]))

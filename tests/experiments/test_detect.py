@@ -56,10 +56,11 @@ def detected(tmp_path_factory, commands):
     write(folder / "empty", THEIRS, [])
     odd = [Trace(np.array([2, *rng.permutation([0, 1, 2, 3] * 3)], np.uint16), f"o{i}", label=NORMAL) for i in range(9)]
     unlabelled = Trace(np.array([0, 0, 0], np.uint16), "unlabelled")
-    _, held_out = data.training_traces(TraceArchive(normal), data.HELD_OUT, 0)
+    train, held_out = data.training_traces(TraceArchive(normal), data.HELD_OUT, 0)
     write(folder / "alarms", OURS, [*odd, unlabelled, Trace(held_out[0], "held out", label=NORMAL)])
     new = [Trace(rng.choice([1, 3], 12).astype(np.uint16), f"a{i}", label=ATTACK) for i in range(7)]
     new.append(Trace(np.array([0, 0, 0, 2, 2, 2], np.uint16), "odd", label=ATTACK))  # is judged, too
+    new.append(Trace(THEIRS.map_from(OURS)[train[0]].astype(np.uint16), "usual", label=ATTACK))
     write(folder / "incidents", THEIRS, new)
     common = [f"--normal={normal}", f"--archive={archive}", "--far=0.2"]
     bad = [f"--output={folder}/bad"]
@@ -83,7 +84,7 @@ def detected(tmp_path_factory, commands):
         "would replace": [*common, f"--output={archive}"],
         "is a folder": [*common, f"--output={folder}/folder"],
         "--examples names their archives": [*common, *bad, "--detectors=taught"],
-        "none of --detectors=stide learns from them": [
+        "none of --detectors=stide learns from them, as taught does": [
             *common,
             *bad,
             "--detectors=stide",
@@ -95,6 +96,7 @@ def detected(tmp_path_factory, commands):
             "--detectors=taught",
             f"--examples={folder}/alarms",
         ],
+        "stands twice": [*common, *bad, "--detectors=taught", f"--examples={folder}/alarms,{folder}/alarms"],
         "incidents: is an input, which the output would replace": [
             *common,
             f"--output={folder}/incidents",
@@ -154,13 +156,14 @@ def test_a_taught_detector_learns_from_archives_of_examples(detected):
     assert (
         "alarms: 0 attacks, 10 normal traces, 1 without a label left out, 1 left out that set the" in done["taught"].out
     )
-    assert "incidents: 8 attacks, 0 normal traces\n" in done["taught"].out
-    assert "note: 8 attacks are few to be taught by" in done["taught"].out
-    assert "note: 1 of the traces are examples themselves" in done["taught"].out
+    assert "incidents: 9 attacks, 0 normal traces\n" in done["taught"].out
+    assert "note: 9 attacks are few to be taught by" in done["taught"].out
+    assert "note: 1 of the traces are examples themselves, known to taught by their labels" in done["taught"].out
+    assert "note: 1 of these attacks equal a normal trace, call by call" in done["taught"].out
     normal, archive = TraceArchive(folder / "normal"), TraceArchive(folder / "traces")
     train, held_out = data.training_traces(normal, data.HELD_OUT, 0)
-    examples = data.examples([TraceArchive(folder / name) for name in ("alarms", "incidents")], normal, held_out)
-    assert examples.is_attack.tolist() == [False] * 9 + [True] * 8
+    examples = data.examples([TraceArchive(folder / name) for name in ("alarms", "incidents")], normal, train, held_out)
+    assert examples.is_attack.tolist() == [False] * 9 + [True] * 9
     # "ptrace" of the incidents is not among our calls, and "write" has another number there.
     assert set(examples.traces.take(examples.is_attack).calls[: 7 * 12].tolist()) == {normal.vocabulary.unk, 1}
     detector = catalogue.build(["taught"], OURS.size, examples=examples)["taught"].fit(train, held_out)
