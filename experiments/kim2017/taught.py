@@ -204,8 +204,8 @@ def table(result: Mapping[str, Any]) -> str:
         "### Where nothing alike was taught: AUC within the development half",
         "",
         "A family is judged that was withheld with its processes and copies, against a third of the normal traces that "
-        "was withheld too: every third block of 400 file numbers (by turns), or a third of all (in a row). Mean over the "
-        "thirds and seeds.",
+        "was withheld too: every third block of 400 file numbers (by turns), or a third of all (in a row). Mean over "
+        "the thirds and seeds.",
         "",
         "| withheld | sets-and-mixture | taught |",
         "|---|---|---|",
