@@ -14,7 +14,7 @@ normal, teach as well; of the test's normal traces 422 copy one.
 
 Beside it stand `sets-and-mixture`, which sees normal traces only and is one of the numbers that the judge looks at, and
 the parts of the judge alone. More tables: how few examples do; what is left where nothing alike was taught, a family,
-its processes and a third of the normal file numbers being withheld; and what padding leaves. Three minutes on one core.
+its processes and a third of the normal file numbers being withheld; and what padding leaves. Two minutes on one core.
 """
 
 import pathlib
