@@ -84,13 +84,14 @@ def main() -> None:
         bar = tqdm.tqdm(total=archive.num_calls, unit="call", unit_scale=True, disable=None)
         with pq.ParquetWriter(temporary, schema) as writer, bar:
             for batch in archive.batches():
-                rows = judged(detectors, batch, table, normal.vocabulary.unk).cast(schema)
+                calls = batch.calls.translate(table)
+                rows = judged(detectors, batch, calls, normal.vocabulary.unk).cast(schema)
                 writer.write_table(rows)
                 worst.add(rows)
                 for name in names:
                     counts[name] += rows[f"verdict_{name}"].to_pylist().count("abnormal")
                 unknown += sum(rows["unknown_calls"].to_pylist())
-                taught_by += sum(calls.tobytes() in known for calls in batch.calls.translate(table)) if known else 0
+                taught_by += sum(trace.tobytes() in known for trace in calls) if known else 0
                 bar.update(int(batch.calls.offsets[-1]))
     for name, detector in detectors.items():
         above = f"score above {detector.threshold_:.4f}, far {FAR.value:g}"
@@ -121,16 +122,15 @@ def learned(
     return detectors
 
 
-def judged(detectors: dict[str, Detector], batch: TraceBatch, table: np.ndarray, unknown: int) -> pa.Table:
+def judged(detectors: dict[str, Detector], batch: TraceBatch, calls: Sequences, unknown: int) -> pa.Table:
     """A row a trace: what is known of it, then score and verdict of each detector.
 
     Args:
       detectors: fitted.
-      batch: N traces, ids in the archive's vocabulary.
-      table: turns them into the detectors' ids.
+      batch: N traces.
+      calls: theirs, in the detectors' ids.
       unknown: the detectors' id of calls that they do not know.
     """
-    calls = batch.calls.translate(table)
     columns = {
         **{name: batch.info[name] for name in TOLD},
         "length": calls.lengths,

@@ -1,6 +1,6 @@
 """Attacks hidden among normal calls (Kim et al., section 4, mimicry)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -51,3 +51,12 @@ def effect(detector: Detector, scores: np.ndarray, benchmark: data.Benchmark, se
     }
     usual = scores[~benchmark.is_attack]
     return {name: evaluation.curve(usual, detector.decision_function(make())).auc for name, make in choices.items()}
+
+
+def rows(found: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
+    """A row a detector, a column a kind of padding."""
+    columns = list(next(iter(found.values()))[0])
+    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for name, runs in found.items():
+        lines.append(f"| {name} | {' | '.join(f'{np.mean([run[c] for run in runs]):.3f}' for c in columns)} |")
+    return lines

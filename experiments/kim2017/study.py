@@ -18,7 +18,6 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from absl import flags
 
 from syscall_lm.detectors import catalogue
@@ -116,7 +115,7 @@ def table(result: Mapping[str, Any]) -> str:
         "",
         "### AUC when every attack is padded with calls of training traces (mean over seeds)",
         "",
-        *padding_rows(result["detectors"]),
+        *padding.rows({name: hidden(value) for name, value in result["detectors"].items()}),
     ]
     titles = {
         "inductive": "Attempts",
@@ -130,14 +129,10 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def padding_rows(found: Mapping[str, Any]) -> list[str]:
-    """A row a detector, a column a kind of padding."""
-    columns = list(next(iter(found.values()))["padding"][0])
-    lines = ["| | none | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
-    for name, value in found.items():
-        cells = [f"{np.mean([run[column] for run in value['padding']]):.3f}" for column in columns]
-        lines.append(f"| {name} | {value['runs'][0]['all']['auc']:.3f} | {' | '.join(cells)} |")
-    return lines
+def hidden(detector: Mapping[str, Any]) -> list[dict[str, float]]:
+    """What `padding.effect` found of a detector, for each seed, after the AUC without padding."""
+    none = detector["runs"][0]["all"]["auc"]
+    return [{"none": none, **each} for each in detector["padding"]]
 
 
 if __name__ == "__main__":

@@ -217,7 +217,7 @@ def table(result: Mapping[str, Any]) -> str:
         "",
         "### AUC on the reported half when every attack is padded with calls of training traces (mean over seeds)",
         "",
-        *padding_rows(result["padding"]),
+        *padding.rows(result["padding"]),
     ]
     return "\n".join(lines) + "\n"
 
@@ -230,15 +230,6 @@ def detection_rows(found: Mapping[str, Any]) -> list[str]:
     for name, value in found.items():
         rates = [[run[scope]["detection_at_false_alarms"][rate] for run in value["runs"]] for scope, rate in shown]
         lines.append(f"| {name} | {' | '.join(comparison.percent(each) for each in rates)} |")
-    return lines
-
-
-def padding_rows(found: Mapping[str, list[Mapping[str, float]]]) -> list[str]:
-    """A row a detector, a column a kind of padding."""
-    columns = list(next(iter(found.values()))[0])
-    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for name, runs in found.items():
-        lines.append(f"| {name} | {' | '.join(f'{np.mean([run[c] for run in runs]):.3f}' for c in columns)} |")
     return lines
 
 

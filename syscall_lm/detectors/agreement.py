@@ -46,10 +46,14 @@ class Agreement(Detector):
         self.members, self.folds, self.at_most = tuple(members), folds, at_most
 
     def _fit(self, normal: Sequences) -> None:
+        self._fitted = [make().learn(normal) for make in self.members]
+        self.calibrate(normal)
+
+    def calibrate(self, normal: Sequences) -> None:
+        """Finds what `lowest` standardises by, and nothing else that `fit` does."""
         every = -(-len(normal) // self.at_most)
         sample = normal.take(np.arange(0, len(normal), every))
         fold = pseudo_programs(sample) % self.folds
-        self._fitted = [make().learn(normal) for make in self.members]
         self._means, self._deviations = np.zeros(len(self.members)), np.ones(len(self.members))
         if len(np.unique(fold)) < 2:
             return  # a single program: nothing tells how an unseen one scores
@@ -62,7 +66,10 @@ class Agreement(Detector):
 
     def decision_function(self, traces: Sequences) -> np.ndarray:
         """Deviations above the average unseen normal program, float64 `[N]`."""
-        scores = np.array([member.decision_function(traces) for member in self._fitted])
+        return self.lowest(np.array([member.decision_function(traces) for member in self._fitted]))
+
+    def lowest(self, scores: np.ndarray) -> np.ndarray:
+        """The same of the members' scores `[M, N]`, for those who have members of their own."""
         return ((np.log(scores + FLOOR) - self._means[:, None]) / self._deviations[:, None]).min(axis=0)
 
 

@@ -12,7 +12,7 @@ from syscall_lm.detectors.base import Detector
 from syscall_lm.detectors.call_sets import CallSets
 from syscall_lm.detectors.clusters import Clusters
 from syscall_lm.detectors.encoder_decoder import EncoderDecoderDetector
-from syscall_lm.detectors.evidence import Evidence
+from syscall_lm.detectors.evidence import Evidence, sets_and_mixture
 from syscall_lm.detectors.extreme_learning import ExtremeLearning
 from syscall_lm.detectors.features import FinalState, Frequency, TfIdf
 from syscall_lm.detectors.hmm import HiddenMarkov
@@ -50,9 +50,7 @@ ALONE: dict[str, Callable[[int, int], Detector]] = {
     "sets-and-calmest": lambda v, seed: Agreement(
         [lambda: CallSets(v), lambda: Stretch(NGram(v), "calmest", 150)],
     ),
-    "sets-and-mixture": lambda v, seed: Agreement(
-        [lambda: CallSets(v), lambda: Stretch(ContextMixture(v), "calmest", 150)],
-    ),
+    "sets-and-mixture": lambda v, seed: sets_and_mixture(v),
 }
 
 # Detectors that are taught by labelled traces as well, made from V, those and a seed.

@@ -10,7 +10,7 @@ from syscall_lm.detectors.mixture import RAREST, ContextMixture, mixed
 from syscall_lm.detectors.sections import Stretch, stretch_means
 from syscall_lm.traces.trace import Sequences
 
-HIGHEST = 20  # calls
+CALMEST, HIGHEST = 150, 20  # calls
 QUANTILES = (0.25, 0.9)
 
 
@@ -27,32 +27,40 @@ class Evidence:
     """
 
     def __init__(self, vocabulary_size: int):
-        self._size = vocabulary_size
+        self._sets, self._mixture = CallSets(vocabulary_size), ContextMixture(vocabulary_size)
+        self._agreement = sets_and_mixture(vocabulary_size)
 
     def fit(self, normal: Sequences) -> Self:
         """Learns from normal traces."""
-        members = [lambda: CallSets(self._size), lambda: Stretch(ContextMixture(self._size), "calmest", 150)]
-        self._agreement = Agreement(members).learn(normal)
-        self._mixture = ContextMixture(self._size).learn(normal)
+        self._sets.learn(normal)
+        self._mixture.learn(normal)
+        self._agreement.calibrate(normal)
         return self
 
     def transform(self, traces: Sequences) -> np.ndarray:
         """float64 `[N, 13]`: deviations above the average unseen normal program, then the views, source by source."""
-        columns = [self._agreement.decision_function(traces)]
-        for surprisal in self._surprisals(traces):
+        probabilities, orders = self._mixture.probabilities(traces), self._mixture.orders
+        together = mixed(probabilities, traces, self._mixture.share)
+        members = [self._sets.decision_function(traces), stretch_means(together, traces, "calmest", CALMEST)]
+        columns = [self._agreement.lowest(np.array(members))]
+        given = [probabilities[orders.index(order)] for order in (1, 8)]
+        given.append(probabilities[len(orders) :].min(axis=0))
+        alone = (-np.log(np.maximum(probability.astype(np.float64), RAREST)) for probability in given)
+        for surprisal in (*alone, together.astype(np.float64)):
             views = [stretch_means(surprisal, traces, "highest", HIGHEST)]
             views += [quantiles(surprisal, traces, share) for share in QUANTILES]
             columns += [np.log(view + FLOOR) for view in views]
         return np.column_stack(columns)
 
-    def _surprisals(self, traces: Sequences) -> list[np.ndarray]:
-        """Of each source, nats, float64 `[total]`."""
-        probabilities = self._mixture.probabilities(traces)
-        orders = self._mixture.orders
-        given = [probabilities[orders.index(order)] for order in (1, 8)]
-        given.append(probabilities[len(orders) :].min(axis=0))
-        together = mixed(probabilities, traces, self._mixture.share).astype(np.float64)
-        return [*(-np.log(np.maximum(p.astype(np.float64), RAREST)) for p in given), together]
+
+def sets_and_mixture(vocabulary_size: int) -> Agreement:
+    """The agreement of call sets and the calmest stretch under the context mixture (results/kim2017/STUDY.md)."""
+    return Agreement(
+        [
+            lambda: CallSets(vocabulary_size),
+            lambda: Stretch(ContextMixture(vocabulary_size), "calmest", CALMEST),
+        ]
+    )
 
 
 def quantiles(surprisal: np.ndarray, traces: Sequences, share: float) -> np.ndarray:
