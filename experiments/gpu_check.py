@@ -6,15 +6,16 @@ On an NVIDIA Hopper GPU (the Mosaic kernels need one; on another GPU their rows 
 with the float32 reference, gradients included, and a trained model's scores and AUC with those in float32. Then come
 speeds: an epoch of 140,000 windows of 10 as in Soni et al., a whole archive through three members, training and scoring
 of the named shapes (kernels/shapes.py) beside XLA's scan, cuDNN through PyTorch (if `torch` is installed), cuDNN
-through JAX and Flax, and a sweep of the kernel's configurations. What does the same work is timed in turn, and its row
-tells the best peer's time over its own. What fails is a row with its error, and the others go on; the command then ends
-with exit code 2, as it does where a kernel differs by more than its bound. Rows are written after each kind of work, so
-that a run that is cut short leaves what it measured. Speeds are real calls per second, medians of several rounds after
-a warm-up; "of peak" is the model's floating-point operations per call over the rate of a large bfloat16 product
-measured in the same run.
+through JAX and Flax, and a sweep of the kernel's configurations. What does the same work is prepared side by side,
+since a core of the host compiles a kernel for 5 to 30 seconds and PyTorch's first call takes as long; then it is timed
+in turn, and its row tells the best peer's time over its own. What fails is a row with its error, and the others go on;
+the command then ends with exit code 2, as it does where a kernel differs by more than its bound. Rows are written after
+each kind of work, so that a run that is cut short leaves what it measured. Speeds are real calls per second, medians of
+several rounds after a warm-up; "of peak" is the model's floating-point operations per call over the rate of a large
+bfloat16 product measured in the same run.
 
-Measured on an H200 in 2026 (results/gpu). Compiling a kernel takes the host 5 to 30 seconds and PyTorch's first call as
-long, so everything takes the better part of an hour; --only=check leaves out all that is timed.
+Measured on an H200 in 2026 (results/gpu), when all was prepared one after another and took the better part of an hour.
+--only chooses, and can stand several times: --only=check leaves out all that is timed.
 """
 
 import json
@@ -35,7 +36,7 @@ OUTPUT = flags.DEFINE_string("output", "results/gpu", "directory for gpu.json an
 ARCHIVE = flags.DEFINE_string("archive", "", "trace archive for the three-member ensemble; empty leaves it out")
 MODEL = flags.DEFINE_string("model", "", "model directory that `train` made on --archive; empty for none")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "how often each case is timed", lower_bound=1)
-ONLY = flags.DEFINE_string("only", "", "run only the cases whose name holds this, like check, train or sweep")
+ONLY = flags.DEFINE_multi_string("only", [], "run only cases whose name holds this, like check, train or 'score 1x200'")
 
 
 def main() -> None:
@@ -47,7 +48,8 @@ def main() -> None:
     output = pathlib.Path(OUTPUT.value)
     rows: list[dict[str, Any]] = []
     peak = gpu_rows.matrix_rate()
-    wanted = [case for case in gpu_cases.every(ARCHIVE.value, MODEL.value) if ONLY.value in case.name]
+    every = gpu_cases.every(ARCHIVE.value, MODEL.value)
+    wanted = [case for case in every if any(part in case.name for part in ONLY.value or [""])]
     with profiled():
         for group in gpu_rows.grouped(wanted):
             found = gpu_rows.attempt(group, ROUNDS.value, peak)

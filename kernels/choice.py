@@ -4,31 +4,17 @@ What needs Pallas is imported when it is called, and not before: that takes half
 machine without such a GPU would wait for.
 """
 
-import contextlib
 import functools
 import importlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
 interpret: Any = None  # tests set it, so that kernels for GPUs run, slowly, where there is none
-_preferred: str | None = None
-
-
-@contextlib.contextmanager
-def preferring(name: str) -> Iterator[None]:
-    """Whatever is traced in the block without an `implementation` takes this one: for comparing whole programs.
-
-    A program that was traced before is not traced again: `jax.clear_caches` makes JAX forget it.
-    """
-    global _preferred
-    before, _preferred = _preferred, name
-    try:
-        yield
-    finally:
-        _preferred = before
+# What is called in `with preferring(name)` without an `implementation` takes this one: for comparing whole programs.
+preferring = jax.make_user_context(None)
 
 
 class Unsuitable(ValueError):
@@ -68,7 +54,7 @@ def dispatch(
     Raises:
       ValueError: no such implementation, or one that cannot run on this device or with these arguments.
     """
-    name = name or (_preferred if _preferred in implementations else None)
+    name = name or (preferring.value if preferring.value in implementations else None)
     if name is not None and name not in implementations:
         raise ValueError(f"implementation={name!r}: there are {', '.join(implementations)}")
     if name == "mosaic_gpu" and not available():

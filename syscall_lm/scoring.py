@@ -25,7 +25,7 @@ from syscall_lm.traces.trace import Sequences, require_ids
 from syscall_lm.types import Array, HostArray, Params
 from syscall_lm.window_scoring import WindowScorer
 
-LANES, ACCELERATOR_LANES = 512, 16_384  # for each device; so many give an H200's multiprocessors 128 each
+LANES, ACCELERATOR_LANES = 512, 16_896  # for each device; so many give an H200's 132 multiprocessors 128 each
 STEPS = 128
 SHARE, ACCELERATOR_SHARE = 16, 64  # lanes
 # What a step costs beside its lanes, in lanes: narrower tiles are cheaper for a core, not for an accelerator.

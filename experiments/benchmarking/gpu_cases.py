@@ -1,6 +1,5 @@
 """The cases of `gpu_check` that are timed: each makes its arrays and compiles only when its turn comes."""
 
-import contextlib
 import functools
 import itertools
 import pathlib
@@ -15,15 +14,13 @@ from jax.experimental.layout import Format, Layout
 
 from syscall_lm import optimisation, window_training
 from syscall_lm import training as lm_training
-from syscall_lm.experiments.benchmarking.gpu_checks import correctness, scores, tile
+from syscall_lm.experiments.benchmarking.gpu_checks import correctness, scores, scoring_by, tile, two_copies
 from syscall_lm.experiments.benchmarking.gpu_rows import Case
 from syscall_lm.experiments.benchmarking.peers import CLIP, DROPOUT, RATE, Flax, Torch
 from syscall_lm.experiments.soni2019 import settings as soni2019
 from syscall_lm.kernels import choice, shapes
-from syscall_lm.kernels import scoring as scoring_kernel
 from syscall_lm.kernels.scoring import mosaic_gpu as mosaic_scoring
 from syscall_lm.kernels.scoring import ring
-from syscall_lm.kernels.scoring import xla as xla_scoring
 from syscall_lm.models import language_model, lstm
 from syscall_lm.models import shapes as model_shapes
 from syscall_lm.models.store import Member
@@ -43,7 +40,7 @@ OF_XLA: dict[str, dict[str, Any]] = {
     "xla, layouts of its choice": {"layouts": Format(Layout.AUTO)},
 }
 CUDNN_LANES = 4096  # it keeps what a gradient would need, some 40 kB a call
-SWEPT_STAGES = (4, 6, 8, 14)
+SWEPT_STAGES = (4, 8, 14)
 
 
 def scoring() -> Iterator[Case]:
@@ -55,14 +52,15 @@ def scoring() -> Iterator[Case]:
 
 
 def sweep() -> Iterator[Case]:
-    """The kernel's configurations."""
-    for shape in shapes.MODELS:
-        size = mosaic_scoring.operand_bytes(shape.cells, shape.layers)
-        for config in itertools.starmap(ring.Config, itertools.product((2, 1), SWEPT_STAGES)):
-            if config.fits(size):
-                make = functools.partial(jitted_scoring, shape, shapes.LANES[-1], config=config)
-                case = scoring_case(f"sweep score {shape}, {config}", shape, shapes.LANES[-1], make)
-                case.group = ""  # each holds its own copy of everything
+    """The kernel's configurations: of one warpgroup where each multiprocessor gets 64 lanes at most, else of two."""
+    sizes = (shapes.LANES[0], 1), (shapes.LANES[-1], 2)
+    for shape, (lanes, warpgroups) in itertools.product(shapes.MODELS, sizes):
+        for copies, stages in itertools.product((1, 2), SWEPT_STAGES):
+            config = ring.Config(warpgroups, stages, copies)
+            if config.fits(mosaic_scoring.operand_bytes(shape.cells, shape.layers, copies)):
+                make = functools.partial(jitted_scoring, shape, lanes, config=config)
+                case = scoring_case(f"sweep score {shape}, B {lanes}, {config}", shape, lanes, make)
+                case.group = f"sweep score {shape}, B {lanes}"
                 yield case
 
 
@@ -80,6 +78,8 @@ def scoring_implementations(shape: shapes.ModelShape, lanes: int) -> dict[str, C
     found: dict[str, Callable[[], Callable[[], Any]]] = {
         name: functools.partial(jitted_scoring, shape, lanes, name) for name in ("mosaic_gpu", "by_layer")
     }
+    for name, options in two_copies(shape, lanes).items():
+        found[name] = functools.partial(jitted_scoring, shape, lanes, **options)
     for name, options in OF_XLA.items():
         found[name] = functools.partial(jitted_scoring, shape, lanes, "xla", **options)
     found["cuDNN through PyTorch, TF32"] = functools.partial(torch_scoring, shape, lanes, half=False)
@@ -97,13 +97,8 @@ def jitted_scoring(
     **options: Any,
 ) -> Callable[[], Any]:
     """One tile on the device, compiled; `options` are those of the implementation alone."""
-    score = functools.partial(scoring_kernel.score_tile, implementation=implementation)
-    if options:
-        score = functools.partial(
-            {"mosaic_gpu": mosaic_scoring, "xla": xla_scoring}[implementation].score_tile, **options
-        )
     arrays = tile(shape, shapes.STEPS, lanes)
-    lowered = jax.jit(score, in_shardings=layouts).lower(*arrays)
+    lowered = jax.jit(scoring_by(implementation, **options), in_shardings=layouts).lower(*arrays)
     compiled = lowered.compile(compiler_options=compiler_options)
     if layouts is not None:
         arrays = jax.device_put(arrays, compiled.input_formats[0])
@@ -206,7 +201,7 @@ def our_training(shape: shapes.ModelShape, lanes: int, steps: int, implementatio
 
     def run() -> Any:
         nonlocal state
-        with choice.preferring(implementation) if implementation else contextlib.nullcontext():
+        with choice.preferring(implementation):
             for some in optimisation.in_runs(plans):
                 state = step(state, *some)
         return jax.block_until_ready(state)["step"]

@@ -16,6 +16,9 @@ from syscall_lm.experiments.benchmarking.gpu_rows import Case
 from syscall_lm.kernels import choice, shapes
 from syscall_lm.kernels import lstm as lstm_kernel
 from syscall_lm.kernels import scoring as scoring_kernel
+from syscall_lm.kernels.scoring import mosaic_gpu as mosaic_scoring
+from syscall_lm.kernels.scoring import ring
+from syscall_lm.kernels.scoring import xla as xla_scoring
 from syscall_lm.models import language_model, lstm, store
 from syscall_lm.models.store import Member
 from syscall_lm.scoring import Scorer
@@ -60,38 +63,58 @@ def greatest_difference(actual: Any, expected: Any) -> float:
 
 def correctness() -> Iterator[Case]:
     """Every kernel against the float32 reference, then the programs that use them."""
+
+    def check(what: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> Case:
+        return Case(f"check {what}", functools.partial(function, *arguments, **options), group="check")
+
     for shape in (*shapes.MODELS, *shapes.ODD):
         for steps, lanes in ((1, 1), (66, 300), (3, shapes.LANES[-1])):
-            yield Case(
-                f"check score_tile {shape}, T {steps}, B {lanes}",
-                functools.partial(check_scoring, shape, steps, lanes),
-            )
-        yield Case(f"check lstm {shape} with gradient", functools.partial(check_lstm, shape))
+            yield check(f"score_tile {shape}, T {steps}, B {lanes}", check_scoring, shape, steps, lanes)
+        yield check(f"lstm {shape} with gradient", check_lstm, shape)
     for shape in shapes.MODELS[:3]:
-        for implementation in ("xla", "by_layer"):
-            make = functools.partial(check_scoring, shape, 66, 300, implementation)
-            yield Case(f"check score_tile {shape}, T 66, B 300, {implementation}", make)
-        yield Case(f"check Scorer, two members of {shape}", functools.partial(check_scorer, shape))
-        yield Case(f"check a training step of {shape}", functools.partial(check_training, shape))
+        others = {name: {"implementation": name} for name in ("xla", "by_layer")} | two_copies(shape, 300)
+        for name, options in others.items():
+            yield check(f"score_tile {shape}, T 66, B 300, {name}", check_scoring, shape, 66, 300, **options)
+        yield check(f"Scorer, two members of {shape}", check_scorer, shape)
+        yield check(f"a training step of {shape}", check_training, shape)
+
+
+def two_copies(shape: shapes.ModelShape, lanes: int) -> dict[str, dict[str, Any]]:
+    """Name -> options of the kernel that keeps new h beside the old; nothing where shared memory has no room for both.
+
+    It is not what the kernel chooses, since no chip has run it yet.
+    """
+    try:
+        size = mosaic_scoring.operand_bytes(shape.cells, shape.layers, 2)
+        return {"mosaic_gpu, two copies of h": {"config": ring.choose_config(lanes, size, 2)}}
+    except choice.Unsuitable:
+        return {}
+
+
+def scoring_by(implementation: str, **options: Any) -> Callable[..., Any]:
+    """`score_tile` by one implementation, with options that it alone has."""
+    if options:
+        module = {"mosaic_gpu": mosaic_scoring, "xla": xla_scoring}[implementation]
+        return functools.partial(module.score_tile, **options)
+    return functools.partial(scoring_kernel.score_tile, implementation=implementation)
 
 
 def check_scoring(
-    shape: shapes.ModelShape, steps: int, lanes: int, implementation: str = "mosaic_gpu"
+    shape: shapes.ModelShape, steps: int, lanes: int, implementation: str = "mosaic_gpu", **options: Any
 ) -> Callable[[], dict[str, float]]:
-    """Surprisals and states of one tile, and of two with carried state."""
+    """Surprisals and states of one tile, and of two with carried state; `options` are those of `scoring_by`."""
 
     def run() -> dict[str, float]:
         *arrays, inputs, targets, reset, carry = tile(shape, steps, lanes)
-        score = functools.partial(scoring_kernel.score_tile, *arrays)
+        score = functools.partial(scoring_by(implementation, **options), *arrays)
         with jax.default_matmul_precision("highest"):
-            expected = score(inputs, targets, reset, carry, implementation="reference")
-        actual = score(inputs, targets, reset, carry, implementation=implementation)
+            expected = scoring_by("reference")(*arrays, inputs, targets, reset, carry)
+        actual = score(inputs, targets, reset, carry)
         half = steps // 2
-        if (
-            half == steps - half and implementation == "mosaic_gpu"
-        ):  # one program for both halves, XLA may choose others
-            first, between = score(inputs[:half], targets[:half], reset[:half], carry, implementation=implementation)
-            rest, _ = score(inputs[half:], targets[half:], reset[half:], between, implementation=implementation)
+        # One program for both halves; XLA may choose others for a half.
+        if half == steps - half and implementation == "mosaic_gpu":
+            first, between = score(inputs[:half], targets[:half], reset[:half], carry)
+            rest, _ = score(inputs[half:], targets[half:], reset[half:], between)
             if (apart := greatest_difference(jnp.concatenate([first, rest]), actual[0])) > 1e-5:
                 raise ArithmeticError(f"two tiles with carried state differ from one by {apart}")
         return {"difference": greatest_difference(actual, expected), "bound": SURPRISAL_BOUND}
@@ -140,10 +163,8 @@ def check_scorer(shape: shapes.ModelShape, implementation: str = "mosaic_gpu") -
         traces = Sequences.from_list(rng.integers(0, shape.vocabulary, n) for n in rng.integers(1, 300, 400))
         with choice.preferring(implementation):
             actual = Scorer(members).surprisal(traces)
-        jax.clear_caches()
         with choice.preferring("reference"), jax.default_matmul_precision("highest"):
             expected = Scorer(members).surprisal(traces)
-        jax.clear_caches()
         return {"difference": greatest_difference(actual, expected), "bound": SURPRISAL_BOUND}
 
     return run
@@ -165,7 +186,6 @@ def check_training(shape: shapes.ModelShape, implementation: str = "mosaic_gpu")
 
         with choice.preferring(implementation):
             actual = jax.jit(jax.grad(loss))(params)
-        jax.clear_caches()
         with choice.preferring("xla"), jax.default_matmul_precision("highest"):
             expected = jax.jit(jax.grad(loss))(params)
         scale = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(expected))
@@ -187,13 +207,10 @@ def check_scores(member: Member, path: str, implementation: str) -> Callable[[],
 
     def run() -> dict[str, float]:
         benchmark = data.benchmark(TraceArchive(path))
-        jax.clear_caches()
         with choice.preferring(implementation):
             actual = Scorer([member]).surprisal(benchmark.traces)[0]
-        jax.clear_caches()
         with choice.preferring("xla"), jax.default_matmul_precision("highest"):
             expected = Scorer([member]).surprisal(benchmark.traces)[0]
-        jax.clear_caches()
         effect = benchmark.effect(actual, expected)
         return {"difference": effect["largest_difference_of_a_score"], "bound": SCORE_BOUND, **effect}
 

@@ -1,4 +1,4 @@
-"""Rows of `gpu_check`: cases are tried, those of one group timed in turn, and told whatever came of them."""
+"""Rows of `gpu_check`: cases of one group are prepared side by side, timed in turn, and told whatever came of them."""
 
 import contextlib
 import dataclasses
@@ -6,6 +6,7 @@ import statistics
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -18,11 +19,13 @@ class Case:
 
     Attributes:
       name: what is done, by what.
-      make: prepares, and returns the function to time, or to run once if it returns a dict of figures.
+      make: prepares, in a thread of its own, and returns the function to time, or to run once if it returns a dict of
+        figures.
       calls: real calls that one run works through.
       flops_per_call: of the model, on the folded path.
       target: what issue and paper ask for.
-      group: cases of one group do the same work, and are timed in turn; none for a case that stands alone.
+      group: cases of one group are prepared together, which is compiling on the host for the most part, and those that
+        are timed do the same work; none for a case that stands alone.
       peer: whether it is what a user would take instead of this project.
     """
 
@@ -50,7 +53,8 @@ def grouped(cases: Sequence[Case]) -> Iterator[list[Case]]:
 def attempt(cases: Sequence[Case], rounds: int, peak: float) -> list[dict[str, Any]]:
     """Prepares the cases of a group, times them in turn, and says what came of each, errors included."""
     rows: list[dict[str, Any]] = [{"case": case.name, "target": case.target} for case in cases]
-    runs = [prepare(case, row) for case, row in zip(cases, rows, strict=True)]
+    with ThreadPoolExecutor() as pool:
+        runs = list(pool.map(prepare, cases, rows))
     measure(cases, rows, runs, rounds, peak)
     return rows
 
@@ -149,7 +153,8 @@ def table_of(result: dict[str, Any]) -> str:
     head = (
         f"{environment['device']}, jax {environment['jax']}, commit {environment['commit']}; a bfloat16 product runs "
         f"at {result['bfloat16_rate'] / 1e12:.0f} TFLOP/s. Times are the host's, from the call to the result; those of "
-        "one kind of work were taken in turn. Best peer: the fastest of cuDNN and Flax in the same work."
+        "one kind of work were taken in turn, after it had been prepared side by side. Best peer: the fastest of cuDNN "
+        "and Flax in the same work."
     )
     lines = [
         head,

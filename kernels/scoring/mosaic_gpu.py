@@ -1,8 +1,9 @@
 """Scoring a tile in one launch on NVIDIA Hopper (see ring.py for how it is cut up).
 
 Device memory sees call numbers, surprisals, c, h and rows of the folded table, which are gathered straight into
-registers; everything else stays in registers and shared memory, or is weights that come from L2. New h leave group by
-group, since other groups still read the old ones, and come back together.
+registers; everything else stays in registers and shared memory, or is weights that come from L2. While other groups
+still read the old h, new ones wait in a second copy of them, or, where shared memory has no room for it, in device
+memory, from which they come back together.
 
 The log-sum-exp runs along with the head's products. Columns beyond V have a bias so low that their probability is zero.
 """
@@ -37,9 +38,10 @@ def check(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry) -> ri
     return rings.choose_config(inputs.shape[1], operand_bytes(cells, len(w_hh)))
 
 
-def operand_bytes(cells: int, layers: int) -> int:
-    """Shared memory of 64 lanes: every layer's h in bfloat16, and what is on its way there."""
-    return LANES * 2 * (layers * hopper.padded(cells, CELLS) + STAGED * CELLS)
+def operand_bytes(cells: int, layers: int, copies: int = 1) -> int:
+    """Shared memory of 64 lanes: every layer's h in bfloat16, so many copies, and with one what is on its way there."""
+    staged = STAGED * CELLS if copies == 1 else 0
+    return LANES * 2 * (copies * layers * hopper.padded(cells, CELLS) + staged)
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -62,16 +64,38 @@ def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, 
     c, h = (jnp.stack([hopper.in_groups(pair[part], height, width) for pair in carry]) for part in range(2))
 
     def body(tape, rows, biases, inputs, targets, keep, c_in, h_in, surprisal, c_out, h_out, hidden, **scratch):
-        staged, arrived = scratch.pop("staged"), scratch.pop("arrived")
+        staged, arrived = scratch.pop("staged", None), scratch.pop("arrived")
         ring = rings.Ring(config, tape, **scratch)
 
         def compute(first, warpgroup):
             mine = pl.ds(first, LANES)
-            h = [[hidden.at[warpgroup, layer, group] for group in range(groups)] for layer in range(layers)]
 
             def fetch_h(source, layer):
-                plgpu.copy_gmem_to_smem(source.at[layer, :, mine], hidden.at[warpgroup, layer], arrived.at[warpgroup])
+                here = hidden.at[warpgroup, 0, layer]
+                plgpu.copy_gmem_to_smem(source.at[layer, :, mine], here, arrived.at[warpgroup])
                 plgpu.barrier_wait(arrived.at[warpgroup])
+
+            def operands(copy, layer):
+                return [hidden.at[warpgroup, copy, layer, group] for group in range(groups)]
+
+            def keep_new(h, copy, layer, group):
+                """Puts a group's new h where no product of this step reads them."""
+                if staged is None:
+                    hidden[warpgroup, copy, layer, group] = h
+                    return
+                slot = jax.lax.rem(group, jnp.int32(STAGED))
+                plgpu.wait_smem_to_gmem(STAGED - 1, wait_read_only=True)
+                staged[warpgroup, slot] = h
+                plgpu.commit_smem()
+                plgpu.copy_smem_to_gmem(staged.at[warpgroup, slot], h_out.at[layer, group, mine])
+
+            def publish_new(layer):
+                """Has products read a layer's new h, all of which are there."""
+                if staged is None:
+                    plgpu.commit_smem()
+                    return
+                plgpu.wait_smem_to_gmem(0)
+                fetch_h(h_out, layer)
 
             for layer in range(layers):
                 fetch_h(h_in, layer)
@@ -85,42 +109,45 @@ def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, 
             @pl.loop(0, steps)
             def _(t):
                 tile = t * ring.count
+                old = jax.lax.rem(t, jnp.int32(config.copies))
+                new = config.copies - 1 - old
                 kept = hopper.load(keep.at[t, mine])
                 call = hopper.load(inputs.at[t, mine])
                 for layer in range(1, layers):
 
                     @pl.loop(0, groups)
                     def _(group, layer=layer):
-                        before = hidden[warpgroup, layer, group].astype(jnp.float32)
-                        hidden[warpgroup, layer, group] = (before * hopper.rows(kept, CELLS)).astype(jnp.bfloat16)
+                        h = hidden[warpgroup, old, layer, group].astype(jnp.float32)
+                        hidden[warpgroup, old, layer, group] = (h * hopper.rows(kept, CELLS)).astype(jnp.bfloat16)
 
                 if layers > 1:
                     plgpu.commit_smem()
                 for layer in range(layers):
-                    operands = h[0] if layer == 0 else h[layer] + h[layer - 1]
+                    read = operands(old, layer) + (operands(new, layer - 1) if layer > 0 else [])
 
                     @pl.loop(0, groups)
-                    def _(group, layer=layer, operands=operands, tile=tile):
-                        old = hopper.load(c_out.at[layer, group, mine]) * hopper.rows(kept, CELLS)
+                    def _(group, layer=layer, read=read, tile=tile):
+                        c = hopper.load(c_out.at[layer, group, mine]) * hopper.rows(kept, CELLS)
                         if layer == 0:  # both loads are under way while the product runs
                             below = hopper.fetch(rows, call + group * (vocabulary + 1))
                         else:
                             below = hopper.columns(hopper.load(biases.at[(layer - 1) * groups + group]))
-                        sums = ring.product(tile + group * len(operands), operands)
+                        sums = ring.product(tile + group * len(read), read)
                         if layer == 0:  # rows of h that are zero make rows of the product zero
                             sums *= hopper.rows(kept, COLUMNS)
-                        c, new = hopper.cell(hopper.gates_of(sums + below.astype(jnp.float32)), old)
+                        c, h = hopper.cell(hopper.gates_of(sums + below.astype(jnp.float32)), c)
                         c_out[layer, group, mine] = c
-                        slot = jax.lax.rem(group, jnp.int32(STAGED))
-                        plgpu.wait_smem_to_gmem(STAGED - 1, wait_read_only=True)
-                        staged[warpgroup, slot] = new.astype(jnp.bfloat16)
-                        plgpu.commit_smem()
-                        plgpu.copy_smem_to_gmem(staged.at[warpgroup, slot], h_out.at[layer, group, mine])
+                        keep_new(h.astype(jnp.bfloat16), new, layer, group)
 
-                    tile += groups * len(operands)
-                    plgpu.wait_smem_to_gmem(0)
-                    fetch_h(h_out, layer)  # only now has every product read the old ones
-                surprisal[t, mine] = head(tile, h[-1], hopper.load(targets.at[t, mine]))
+                    tile += groups * len(read)
+                    publish_new(layer)
+                surprisal[t, mine] = head(tile, operands(new, layers - 1), hopper.load(targets.at[t, mine]))
+
+            if staged is None:
+                for layer in range(layers):
+                    last = hidden.at[warpgroup, steps % config.copies, layer]
+                    plgpu.copy_smem_to_gmem(last, h_out.at[layer, :, mine])
+                plgpu.wait_smem_to_gmem(0)
 
         def head(tile, h, target):
             greatest = total = chosen = None
@@ -145,11 +172,12 @@ def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, 
 
     state = jax.ShapeDtypeStruct((layers, groups, height, CELLS), jnp.float32)
     scratch = {
-        "hidden": hopper.operand((config.warpgroups, layers, groups, LANES, CELLS)),
-        "staged": hopper.operand((config.warpgroups, STAGED, LANES, CELLS)),
+        "hidden": hopper.operand((config.warpgroups, config.copies, layers, groups, LANES, CELLS)),
         "arrived": plgpu.Barrier(num_barriers=config.warpgroups),
         **rings.ring_scratch(config),
     }
+    if config.copies == 1:
+        scratch["staged"] = hopper.operand((config.warpgroups, STAGED, LANES, CELLS))
     h_state = jax.ShapeDtypeStruct(state.shape, jnp.bfloat16)
     out_type = [jax.ShapeDtypeStruct((steps, height), jnp.float32), state, h_state]
     kernel = rings.launch(body, out_type, scratch, config, height, "score_tile")

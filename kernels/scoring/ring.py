@@ -41,10 +41,13 @@ class Config:
     Attributes:
       warpgroups: computing warpgroups a block, 1 or 2; a block has 64 times as many lanes.
       stages: tiles that are in flight or in use at a time.
+      copies: of h in shared memory. With 2, new h are written beside the old ones; with 1 they leave for device memory
+        and come back when no product needs the old ones any more.
     """
 
     warpgroups: int
     stages: int
+    copies: int = 1
 
     @property
     def block_lanes(self) -> int:
@@ -56,19 +59,20 @@ class Config:
         return self.warpgroups * bytes_per_warpgroup + self.stages * TILE_BYTES <= SHARED_BYTES - RESERVED_BYTES
 
 
-def choose_config(lanes: int, bytes_per_warpgroup: int) -> Config:
+def choose_config(lanes: int, bytes_per_warpgroup: int, copies: int = 1) -> Config:
     """A second warpgroup where one for each multiprocessor would not hold all lanes; as long a ring as fits.
 
     Args:
       lanes: B.
-      bytes_per_warpgroup: shared memory of a kernel's operands for 64 lanes.
+      bytes_per_warpgroup: shared memory of a kernel's operands for 64 lanes, all copies.
+      copies: of h.
 
     Raises:
       Unsuitable: nothing fits (see choice.py).
     """
     for warpgroups in (2, 1) if lanes > LANES * MULTIPROCESSORS else (1,):
         for stages in range(MAX_STAGES, MIN_STAGES - 1, -1):
-            if (config := Config(warpgroups, stages)).fits(bytes_per_warpgroup):
+            if (config := Config(warpgroups, stages, copies)).fits(bytes_per_warpgroup):
                 return config
     raise choice.Unsuitable(
         f"the operands of {LANES} lanes take {bytes_per_warpgroup:,} bytes of shared memory; with {MIN_STAGES} tiles "

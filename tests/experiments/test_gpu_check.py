@@ -1,5 +1,7 @@
 import json
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -69,9 +71,21 @@ def test_every_case_has_its_own_name_and_the_sweep_comes_last():
     assert len(names) == len(set(names)) > 50
     kinds = [name.partition(" ")[0] for name in names]
     assert list(dict.fromkeys(kinds)) == ["check", "epoch", "all", "train", "score", "sweep"]
-    for group in gpu_rows.grouped(cases):
-        timed = [case for case in group if case.group]
-        assert not timed or {case.peer for case in timed} == {True, False}
+    groups = {group[0].group: group for group in gpu_rows.grouped(cases) if group[0].group}
+    assert {len({case.group for case in group}) for group in groups.values()} == {1}
+    for name, group in groups.items():
+        assert {case.peer for case in group} == ({False} if name.startswith(("check", "sweep")) else {True, False})
+
+
+def test_a_group_is_prepared_side_by_side():
+    meeting = threading.Barrier(2, timeout=60)
+
+    def make():
+        meeting.wait()
+        return lambda: None
+
+    rows = gpu_rows.attempt([gpu_rows.Case(name, make, group="both") for name in "ab"], 1, 1e12)
+    assert [gpu_rows.failed(row) for row in rows] == [False, False]
 
 
 @pytest.mark.parametrize("name", ["xla, 4 steps unrolled", "xla, layouts of its choice"])
@@ -127,3 +141,19 @@ def test_what_is_preferred_is_taken_where_nothing_is_named():
         assert choice.dispatch("op", implementations, None, ()) == "reference"
         assert choice.dispatch("op", implementations, "xla", ()) == "xla"
     assert choice.dispatch("op", implementations, None, ()) == "xla"
+
+
+def test_what_is_preferred_holds_in_compiled_programs_and_in_one_thread():
+    implementations = {"xla": lambda x: x + 1, "reference": lambda x: x + 2}
+    program = jax.jit(lambda x: choice.dispatch("op", implementations, None, (x,)))
+
+    def run(name, meeting):
+        with choice.preferring(name):
+            meeting.wait()
+            return int(program(0))
+
+    names = [None, "reference", "xla", "reference"]
+    for together in (1, len(names)):
+        meeting = threading.Barrier(together, timeout=60)
+        with ThreadPoolExecutor(together) as pool:
+            assert list(pool.map(run, names, [meeting] * len(names))) == [1, 2, 1, 2]

@@ -1,3 +1,4 @@
+import functools
 import logging
 import os
 import pathlib
@@ -49,6 +50,15 @@ def test_warpgroups_blocks_and_a_ring_that_streams_change_nothing(implementation
     assert implementation
 
 
+@pytest.mark.parametrize("implementation", ["mosaic_gpu"])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_new_states_beside_the_old_and_by_way_of_device_memory_are_the_same(implementation, layers):
+    tile = gpu_checks.tile(shapes.ModelShape(layers, 40, 70), 4, 70)
+    found, expected = (mosaic_scoring.score_tile(*tile, config=ring.Config(1, 5, copies)) for copies in (2, 1))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert implementation
+
+
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="interprets, on a CPU")
 def test_blocks_of_a_cluster_and_gradients_in_parts_change_nothing_and_do_not_race():
     """In a process of its own: blocks that wait for one another each hold a thread of XLA's, of which it needs more."""
@@ -62,6 +72,8 @@ def test_blocks_of_a_cluster_and_gradients_in_parts_change_nothing_and_do_not_ra
 def test_real_shapes_lower_for_hopper(shape):
     tile = jax.eval_shape(lambda: gpu_checks.tile(shape, 1, shapes.LANES[0]))
     assert "mosaic_gpu" in lower(mosaic_scoring.score_tile, *tile)
+    for options in gpu_checks.two_copies(shape, shapes.LANES[0]).values():
+        assert "mosaic_gpu" in lower(functools.partial(mosaic_scoring.score_tile, **options), *tile)
 
 
 @pytest.mark.parametrize("cells", sorted({shape.cells for shape in shapes.MODELS}))
@@ -79,6 +91,7 @@ def test_real_recurrences_and_their_gradients_lower_for_hopper(cells):
 @pytest.mark.parametrize("shape", shapes.MODELS, ids=str)
 def test_every_real_shape_has_a_configuration_that_fits(shape):
     size = mosaic_scoring.operand_bytes(shape.cells, shape.layers)
+    assert bool(gpu_checks.two_copies(shape, 1)) == (shape.layers == 1)
     for lanes in (1, *shapes.LANES):
         config = ring.choose_config(lanes, size)
         assert config.fits(size) and config.block_lanes <= max(lanes, hopper.LANES)
