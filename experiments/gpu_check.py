@@ -4,7 +4,8 @@
 
 On an NVIDIA Hopper GPU (the Mosaic kernels need one; on another GPU their rows say so). First every kernel is compared
 with the float32 reference, gradients included, and a trained model's scores and AUC with those in float32. Then come
-speeds: an epoch of 140,000 windows of 10 as in Soni et al., a whole archive through three members, training and scoring
+speeds: an epoch of 140,000 windows of 10 as in Soni et al., a whole archive through three members, and for how much of
+that time the GPU works (by a profile), training and scoring
 of the named shapes (kernels/shapes.py) beside XLA's scan, cuDNN through PyTorch (if `torch` is installed), cuDNN
 through JAX and Flax, and a sweep of the kernel's configurations. What does the same work is prepared side by side,
 since a core of the host compiles a kernel for 5 to 30 seconds and PyTorch's first call takes as long; then it is timed
@@ -19,6 +20,7 @@ Measured on an H200 in 2026 (results/gpu), when all was prepared one after anoth
 """
 
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -41,8 +43,11 @@ ONLY = flags.DEFINE_multi_string("only", [], "run only cases whose name holds th
 
 def main() -> None:
     """Runs case after case; writes the rows after each."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs some of the memory
     if jax.default_backend() != "gpu":
         raise SyscallLMError(f"gpu_check needs an NVIDIA GPU; this is {jax.devices()[0].device_kind}")
+    if jax.device_count() > 1:
+        raise SyscallLMError(f"gpu_check measures one GPU, and here are {jax.device_count()}: CUDA_VISIBLE_DEVICES=0")
     if MODEL.value and not ARCHIVE.value:
         raise SyscallLMError(f"--model={MODEL.value} needs the --archive whose traces it is to score")
     output = pathlib.Path(OUTPUT.value)

@@ -21,6 +21,9 @@ TILE_BYTES = CELLS * COLUMNS * 2
 SHARED_BYTES = 232_448  # what a block may have on compute capability 9.0
 RESERVED_BYTES = 4_096  # barriers, and the compiler's scratch for reductions
 PARAMETERS = plgpu.CompilerParams(
+    # Mosaic's own barriers of a warpgroup, around stores and before copies, are relied on: no warp may overwrite what
+    # another still reads, and threads read elements that others wrote.
+    unsafe_no_auto_barriers=False,
     # tanh, exp and log as single instructions: about 2^-11 off, a quarter of what rounding to bfloat16 costs.
     approx_math=True,
     lowering_semantics=plgpu.LoweringSemantics.Warpgroup,

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 PARTS = 32  # of a gradient of `rows_of`
+ONE_HOT = 1024  # rows of a table whose gradient may be a product, which holds a number for each row and call
 
 
 @jax.custom_vjp
@@ -52,9 +53,9 @@ def weight_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
 def rows_of(table: jax.Array, numbers: jax.Array) -> jax.Array:
     """`table[numbers]`; differentiable in `table`.
 
-    On a GPU the gradient is a product with one-hot rows, in XLA's default precision there, and on one GPU in parts that
-    are summed up, so that there is enough to do at a time: adding rows one by one is a queue for each row of the table
-    (on an H200 0.55 ms for 65,536 rows of 800).
+    On a GPU the gradient of a small table is a product with one-hot rows, in XLA's default precision there, and on one
+    GPU in parts that are summed up, so that there is enough to do at a time: adding rows one by one is a queue for each
+    row of the table (on an H200 0.55 ms for 65,536 rows of 800).
 
     Args:
       table: `[R, G]`.
@@ -72,7 +73,7 @@ def _rows_forward(table, numbers):
 
 def _rows_backward(saved, dy):
     numbers, size = saved
-    if jax.default_backend() == "cpu":
+    if jax.default_backend() == "cpu" or size > ONE_HOT:
         return jnp.zeros((size, dy.shape[-1]), dy.dtype).at[numbers].add(dy), None
     if jax.device_count() > 1:  # lanes may lie on different devices, and merging them with steps would fetch them all
         return weight_gradient(jax.nn.one_hot(numbers, size, dtype=dy.dtype), dy), None

@@ -26,7 +26,7 @@ from syscall_lm.types import Array, HostArray, Params
 from syscall_lm.window_scoring import WindowScorer
 
 LANES, ACCELERATOR_LANES = 512, 16_896  # for each device; so many give an H200's 132 multiprocessors 128 each
-STEPS = 128
+STEPS, STATE_STEPS = 128, 16
 SHARE, ACCELERATOR_SHARE = 16, 64  # lanes
 # What a step costs beside its lanes, in lanes: narrower tiles are cheaper for a core, not for an accelerator.
 OVERHEAD, ACCELERATOR_OVERHEAD = 8, 10**6
@@ -154,7 +154,7 @@ class Scorer:
         states = self.initial_states(lanes)
         sizes = [group["w_out"].shape[:2] for group in self._groups]
         found = [np.empty((members, len(longer), cells), np.float32) for members, cells in sizes]
-        for plan in packing.lane_plans(longer, lanes, self._steps):
+        for plan in packing.lane_plans(longer, lanes, min(self._steps, STATE_STEPS)):  # all h of a tile are in memory
             tile, ends = packer.gather(plan), trace_of_end[plan]
             at_end = ends >= 0
             states, hidden = self._on_lanes(_hidden, states, tile)

@@ -27,7 +27,7 @@ from syscall_lm.traces.trace import Sequences
 
 # On an H200 surprisals differed by up to 1.9e-2, states by 7e-3, gradients by 2.8e-3 of the greatest, scores of real
 # traces by 2.5e-2 (results/gpu).
-SURPRISAL_BOUND, STATE_BOUND, GRADIENT_BOUND, SCORE_BOUND = 2e-2, 1e-2, 5e-3, 5e-2
+SURPRISAL_BOUND, STATE_BOUND, GRADIENT_BOUND, SCORE_BOUND = 3e-2, 1e-2, 5e-3, 5e-2
 
 
 def tile(shape: shapes.ModelShape, steps: int, lanes: int, seed: int = 0) -> tuple[Any, ...]:
@@ -72,21 +72,22 @@ def correctness() -> Iterator[Case]:
             yield check(f"score_tile {shape}, T {steps}, B {lanes}", check_scoring, shape, steps, lanes)
         yield check(f"lstm {shape} with gradient", check_lstm, shape)
     for shape in shapes.MODELS[:3]:
-        others = {name: {"implementation": name} for name in ("xla", "by_layer")} | two_copies(shape, 300)
+        others = {name: {"implementation": name} for name in ("xla", "by_layer")} | spare_buffer(shape, 300)
         for name, options in others.items():
-            yield check(f"score_tile {shape}, T 66, B 300, {name}", check_scoring, shape, 66, 300, **options)
+            steps = 500 if name == "by_layer" else 66  # two blocks
+            yield check(f"score_tile {shape}, T {steps}, B 300, {name}", check_scoring, shape, steps, 300, **options)
         yield check(f"Scorer, two members of {shape}", check_scorer, shape)
         yield check(f"a training step of {shape}", check_training, shape)
 
 
-def two_copies(shape: shapes.ModelShape, lanes: int) -> dict[str, dict[str, Any]]:
-    """Name -> options of the kernel that keeps new h beside the old; nothing where shared memory has no room for both.
+def spare_buffer(shape: shapes.ModelShape, lanes: int) -> dict[str, dict[str, Any]]:
+    """Name -> options of the kernel with a spare buffer for h; nothing where shared memory has no room for it.
 
     It is not what the kernel chooses, since no chip has run it yet.
     """
     try:
-        size = mosaic_scoring.operand_bytes(shape.cells, shape.layers, 2)
-        return {"mosaic_gpu, two copies of h": {"config": ring.choose_config(lanes, size, 2)}}
+        size = mosaic_scoring.operand_bytes(shape.cells, shape.layers, 1)
+        return {"mosaic_gpu, spare buffer": {"config": ring.choose_config(lanes, size, 1)}}
     except choice.Unsuitable:
         return {}
 
@@ -127,7 +128,7 @@ def check_lstm(shape: shapes.ModelShape) -> Callable[[], dict[str, float]]:
 
     def run() -> dict[str, float]:
         rng = np.random.default_rng(0)
-        steps, lanes, cells = 33, 130, shape.cells
+        steps, lanes, cells = 17, 2100, shape.cells  # more clusters than run at a time
         x = jnp.asarray(rng.normal(size=(steps, lanes, 4 * cells)), jnp.float32)
         w_hh = jnp.asarray(rng.normal(size=(cells, 4 * cells)) / math.sqrt(cells), jnp.float32)
         reset = jnp.asarray(rng.random((steps, lanes)) < 0.05)
@@ -171,23 +172,24 @@ def check_scorer(shape: shapes.ModelShape, implementation: str = "mosaic_gpu") -
 
 
 def check_training(shape: shapes.ModelShape, implementation: str = "mosaic_gpu") -> Callable[[], dict[str, float]]:
-    """The gradient of a minibatch's loss with a kernel in `train`, against XLA's in float32, of the greatest entry."""
+    """Gradients of two members' losses with a kernel in `train`, against XLA's in float32, of the greatest entry."""
 
     def run() -> dict[str, float]:
         whole = lstm.Shape(shape.vocabulary, shape.cells, shape.layers)
         sequences = Sequences.from_list(np.random.default_rng(0).integers(0, shape.vocabulary, (64, 48)))
         recipe = lm_training.Recipe(minibatch_calls=64 * 48, steps=48, dropout=0.0)
         objective = lm_training.LanguageModelling(whole, recipe, sequences, sequences)
-        params = language_model.initialise(jax.random.key(0), whole)
+        params = jax.vmap(objective.initialise)(jax.random.split(jax.random.key(0), 2))
         batch = objective.gather(next(iter(objective.plans(0))))
 
         def loss(params):
             return objective.loss(params, jax.random.key(1), objective.initial_carry(params), batch)[0]
 
+        gradient = jax.jit(jax.vmap(jax.grad(loss)))
         with choice.preferring(implementation):
-            actual = jax.jit(jax.grad(loss))(params)
+            actual = gradient(params)
         with choice.preferring("xla"), jax.default_matmul_precision("highest"):
-            expected = jax.jit(jax.grad(loss))(params)
+            expected = gradient(params)
         scale = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(expected))
         return {"difference": greatest_difference(actual, expected) / scale, "bound": GRADIENT_BOUND}
 

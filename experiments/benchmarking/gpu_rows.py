@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import statistics
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -56,6 +57,8 @@ def attempt(cases: Sequence[Case], rounds: int, peak: float) -> list[dict[str, A
     with ThreadPoolExecutor() as pool:
         runs = list(pool.map(prepare, cases, rows))
     measure(cases, rows, runs, rounds, peak)
+    if torch := sys.modules.get("torch"):  # it would keep what the next cases need
+        torch.cuda.empty_cache()
     return rows
 
 
@@ -151,17 +154,11 @@ def table_of(result: dict[str, Any]) -> str:
     """The rows as Markdown."""
     environment = result["environment"]
     head = (
-        f"{environment['device']}, jax {environment['jax']}, commit {environment['commit']}; a bfloat16 product runs "
-        f"at {result['bfloat16_rate'] / 1e12:.0f} TFLOP/s. Times are the host's, from the call to the result; those of "
-        "one kind of work were taken in turn, after it had been prepared side by side. Best peer: the fastest of cuDNN "
-        "and Flax in the same work."
+        f"{environment['device']}, jax {environment['jax']}, PyTorch {environment.get('torch', 'not installed')}, "
+        f"commit {environment['commit']}; a bfloat16 product runs at {result['bfloat16_rate'] / 1e12:.0f} TFLOP/s. "
+        "Times are the host's, from the call to the result; those of one kind of work were taken in turn, after it had "
+        "been prepared side by side. Best peer: the fastest of cuDNN and Flax in the same work."
     )
-    lines = [
-        head,
-        "",
-        *([result["note"], ""] if "note" in result else []),
-        "| case | time or outcome | calls/s | of peak | best peer's time / this | prepared + first run | ",
-    ]
-    lines[-1] += "target |"
-    lines.append("|---|---|---|---|---|---|---|")
-    return "\n".join([*lines, *map(line_of, result["rows"])]) + "\n"
+    note = [result["note"], ""] if "note" in result else []
+    columns = "| case | time or outcome | calls/s | of peak | best peer's time / this | prepared + first run | target |"
+    return "\n".join([head, "", *note, columns, "|---" * 7 + "|", *map(line_of, result["rows"])]) + "\n"

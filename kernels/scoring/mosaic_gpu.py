@@ -2,8 +2,7 @@
 
 Device memory sees call numbers, surprisals, c, h and rows of the folded table, which are gathered straight into
 registers; everything else stays in registers and shared memory, or is weights that come from L2. While other groups
-still read the old h, new ones wait in a second copy of them, or, where shared memory has no room for it, in device
-memory, from which they come back together.
+still read the old h, new ones wait in device memory, from which they come back together, or in a spare buffer.
 
 The log-sum-exp runs along with the head's products. Columns beyond V have a bias so low that their probability is zero.
 """
@@ -20,6 +19,7 @@ from syscall_lm.kernels.hopper import CELLS, COLUMNS, LANES
 from syscall_lm.kernels.scoring import ring as rings
 
 STAGED = 2  # groups of new h that are on their way to device memory
+MOST_CALLS = 8 * COLUMNS  # of the vocabulary: Linux has some 400 names, Windows 500
 NOTHING = -1e30  # the logit of a call that is not in the vocabulary
 
 
@@ -27,7 +27,8 @@ def check(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry) -> ri
     """The configuration for these shapes, by shape and type only.
 
     Raises:
-      Unsuitable: not float32, nothing to do, or too many cells or layers for a block's shared memory.
+      Unsuitable: not float32, nothing to do, too large a vocabulary, or too many cells or layers for a block's shared
+        memory.
     """
     floats = [table, *w_hh, *jax.tree.leaves(upper), w_out, b_out, *jax.tree.leaves(carry)]
     if other := {str(array.dtype) for array in floats} - {"float32"}:
@@ -35,13 +36,15 @@ def check(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry) -> ri
     if not inputs.size:
         raise choice.Unsuitable("there is nothing to do for mosaic_gpu")
     cells, vocabulary = w_out.shape
+    if vocabulary > MOST_CALLS:  # its products are written out one after another
+        raise choice.Unsuitable(f"{vocabulary:,} calls are too many for mosaic_gpu, whose head takes {MOST_CALLS:,}")
     return rings.choose_config(inputs.shape[1], operand_bytes(cells, len(w_hh)))
 
 
-def operand_bytes(cells: int, layers: int, copies: int = 1) -> int:
-    """Shared memory of 64 lanes: every layer's h in bfloat16, so many copies, and with one what is on its way there."""
-    staged = STAGED * CELLS if copies == 1 else 0
-    return LANES * 2 * (copies * layers * hopper.padded(cells, CELLS) + staged)
+def operand_bytes(cells: int, layers: int, spare: int = 0) -> int:
+    """Shared memory of 64 lanes: every layer's h in bfloat16, and spare buffers or what leaves for device memory."""
+    staged = 0 if spare else STAGED * CELLS
+    return LANES * 2 * ((layers + spare) * hopper.padded(cells, CELLS) + staged)
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -70,18 +73,23 @@ def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, 
         def compute(first, warpgroup):
             mine = pl.ds(first, LANES)
 
+            def buffer(layer, t):
+                """Where a layer's h before step t lie: with a spare buffer each step moves all layers by one."""
+                return jax.lax.rem(layer + layers * t, jnp.int32(layers + 1)) if config.spare else layer
+
             def fetch_h(source, layer):
-                here = hidden.at[warpgroup, 0, layer]
+                here = hidden.at[warpgroup, layer]
                 plgpu.copy_gmem_to_smem(source.at[layer, :, mine], here, arrived.at[warpgroup])
                 plgpu.barrier_wait(arrived.at[warpgroup])
 
-            def operands(copy, layer):
-                return [hidden.at[warpgroup, copy, layer, group] for group in range(groups)]
+            def operands(layer, t):
+                here = buffer(layer, t)
+                return [hidden.at[warpgroup, here, group] for group in range(groups)]
 
-            def keep_new(h, copy, layer, group):
-                """Puts a group's new h where no product of this step reads them."""
+            def keep_new(h, layer, t, group):
+                """Puts a group's h after step t where no product of this step reads them."""
                 if staged is None:
-                    hidden[warpgroup, copy, layer, group] = h
+                    hidden[warpgroup, buffer(layer, t + 1), group] = h
                     return
                 slot = jax.lax.rem(group, jnp.int32(STAGED))
                 plgpu.wait_smem_to_gmem(STAGED - 1, wait_read_only=True)
@@ -109,21 +117,20 @@ def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, 
             @pl.loop(0, steps)
             def _(t):
                 tile = t * ring.count
-                old = jax.lax.rem(t, jnp.int32(config.copies))
-                new = config.copies - 1 - old
                 kept = hopper.load(keep.at[t, mine])
                 call = hopper.load(inputs.at[t, mine])
                 for layer in range(1, layers):
 
                     @pl.loop(0, groups)
                     def _(group, layer=layer):
-                        h = hidden[warpgroup, old, layer, group].astype(jnp.float32)
-                        hidden[warpgroup, old, layer, group] = (h * hopper.rows(kept, CELLS)).astype(jnp.bfloat16)
+                        here = buffer(layer, t)
+                        h = hidden[warpgroup, here, group].astype(jnp.float32)
+                        hidden[warpgroup, here, group] = (h * hopper.rows(kept, CELLS)).astype(jnp.bfloat16)
 
                 if layers > 1:
                     plgpu.commit_smem()
                 for layer in range(layers):
-                    read = operands(old, layer) + (operands(new, layer - 1) if layer > 0 else [])
+                    read = operands(layer, t) + (operands(layer - 1, t + 1) if layer > 0 else [])
 
                     @pl.loop(0, groups)
                     def _(group, layer=layer, read=read, tile=tile):
@@ -137,15 +144,15 @@ def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, 
                             sums *= hopper.rows(kept, COLUMNS)
                         c, h = hopper.cell(hopper.gates_of(sums + below.astype(jnp.float32)), c)
                         c_out[layer, group, mine] = c
-                        keep_new(h.astype(jnp.bfloat16), new, layer, group)
+                        keep_new(h.astype(jnp.bfloat16), layer, t, group)
 
                     tile += groups * len(read)
                     publish_new(layer)
-                surprisal[t, mine] = head(tile, operands(new, layers - 1), hopper.load(targets.at[t, mine]))
+                surprisal[t, mine] = head(tile, operands(layers - 1, t + 1), hopper.load(targets.at[t, mine]))
 
             if staged is None:
                 for layer in range(layers):
-                    last = hidden.at[warpgroup, steps % config.copies, layer]
+                    last = hidden.at[warpgroup, (layer + layers * steps) % (layers + 1)]
                     plgpu.copy_smem_to_gmem(last, h_out.at[layer, :, mine])
                 plgpu.wait_smem_to_gmem(0)
 
@@ -172,11 +179,11 @@ def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, 
 
     state = jax.ShapeDtypeStruct((layers, groups, height, CELLS), jnp.float32)
     scratch = {
-        "hidden": hopper.operand((config.warpgroups, config.copies, layers, groups, LANES, CELLS)),
+        "hidden": hopper.operand((config.warpgroups, layers + config.spare, groups, LANES, CELLS)),
         "arrived": plgpu.Barrier(num_barriers=config.warpgroups),
         **rings.ring_scratch(config),
     }
-    if config.copies == 1:
+    if not config.spare:
         scratch["staged"] = hopper.operand((config.warpgroups, STAGED, LANES, CELLS))
     h_state = jax.ShapeDtypeStruct(state.shape, jnp.bfloat16)
     out_type = [jax.ShapeDtypeStruct((steps, height), jnp.float32), state, h_state]

@@ -41,13 +41,14 @@ class Config:
     Attributes:
       warpgroups: computing warpgroups a block, 1 or 2; a block has 64 times as many lanes.
       stages: tiles that are in flight or in use at a time.
-      copies: of h in shared memory. With 2, new h are written beside the old ones; with 1 they leave for device memory
-        and come back when no product needs the old ones any more.
+      spare: buffers for h beyond one for each layer. With 1, a layer's new h are written into the one that is free, and
+        the next layer's where its old ones were; with 0 they leave for device memory, and come back when no product
+        needs the old ones any more.
     """
 
     warpgroups: int
     stages: int
-    copies: int = 1
+    spare: int = 0
 
     @property
     def block_lanes(self) -> int:
@@ -59,20 +60,20 @@ class Config:
         return self.warpgroups * bytes_per_warpgroup + self.stages * TILE_BYTES <= SHARED_BYTES - RESERVED_BYTES
 
 
-def choose_config(lanes: int, bytes_per_warpgroup: int, copies: int = 1) -> Config:
+def choose_config(lanes: int, bytes_per_warpgroup: int, spare: int = 0) -> Config:
     """A second warpgroup where one for each multiprocessor would not hold all lanes; as long a ring as fits.
 
     Args:
       lanes: B.
-      bytes_per_warpgroup: shared memory of a kernel's operands for 64 lanes, all copies.
-      copies: of h.
+      bytes_per_warpgroup: shared memory of a kernel's operands for 64 lanes, spare buffers included.
+      spare: see `Config`.
 
     Raises:
       Unsuitable: nothing fits (see choice.py).
     """
     for warpgroups in (2, 1) if lanes > LANES * MULTIPROCESSORS else (1,):
         for stages in range(MAX_STAGES, MIN_STAGES - 1, -1):
-            if (config := Config(warpgroups, stages, copies)).fits(bytes_per_warpgroup):
+            if (config := Config(warpgroups, stages, spare)).fits(bytes_per_warpgroup):
                 return config
     raise choice.Unsuitable(
         f"the operands of {LANES} lanes take {bytes_per_warpgroup:,} bytes of shared memory; with {MIN_STAGES} tiles "

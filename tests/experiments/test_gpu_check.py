@@ -71,6 +71,7 @@ def test_every_case_has_its_own_name_and_the_sweep_comes_last():
     assert len(names) == len(set(names)) > 50
     kinds = [name.partition(" ")[0] for name in names]
     assert list(dict.fromkeys(kinds)) == ["check", "epoch", "all", "train", "score", "sweep"]
+    assert names[kinds.index("all") + 1] == f"{names[kinds.index('all')]}: the device's share"
     groups = {group[0].group: group for group in gpu_rows.grouped(cases) if group[0].group}
     assert {len({case.group for case in group}) for group in groups.values()} == {1}
     for name, group in groups.items():
@@ -132,6 +133,17 @@ def test_an_epoch_of_windows_and_a_whole_archive_are_timed(tmp_path):
         patch.setattr(lstm.Shape, "parse", lambda text, size: lstm.Shape(size, 3))
         row = gpu_rows.attempt([gpu_cases.whole_archive(str(tmp_path / "archive"))], 1, 1e12)[0]
     assert row["calls_per_second"] == pytest.approx(3 / row["seconds"])
+
+
+def test_the_share_of_a_device_is_the_union_of_what_its_profile_tells():
+    assert gpu_cases.covered([(5, 6), (0, 2), (1, 3), (1, 2)]) == 4
+    assert gpu_cases.covered([]) == 0
+    product = jax.jit(lambda a: a @ a)
+    case = gpu_rows.Case("products", lambda: lambda: product(np.ones((300, 300), np.float32)), 7)
+    here, nowhere = (gpu_cases.device_share(case, device, "") for device in ("/host:CPU", "/device:GPU:0"))
+    row, failed = (gpu_rows.attempt([each], 1, 1e12)[0] for each in (here, nowhere))
+    assert 0 < row["seconds"] < row["first_seconds"] and row["calls_per_second"] == 7 / row["seconds"]
+    assert gpu_rows.failed(failed) and "tells nothing of /device:GPU:0" in failed["error"]
 
 
 def test_what_is_preferred_is_taken_where_nothing_is_named():

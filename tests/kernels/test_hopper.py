@@ -52,9 +52,9 @@ def test_warpgroups_blocks_and_a_ring_that_streams_change_nothing(implementation
 
 @pytest.mark.parametrize("implementation", ["mosaic_gpu"])
 @pytest.mark.parametrize("layers", [1, 2])
-def test_new_states_beside_the_old_and_by_way_of_device_memory_are_the_same(implementation, layers):
+def test_new_states_in_a_spare_buffer_and_by_way_of_device_memory_are_the_same(implementation, layers):
     tile = gpu_checks.tile(shapes.ModelShape(layers, 40, 70), 4, 70)
-    found, expected = (mosaic_scoring.score_tile(*tile, config=ring.Config(1, 5, copies)) for copies in (2, 1))
+    found, expected = (mosaic_scoring.score_tile(*tile, config=ring.Config(1, 5, spare)) for spare in (1, 0))
     jax.tree.map(np.testing.assert_array_equal, found, expected)
     assert implementation
 
@@ -72,7 +72,7 @@ def test_blocks_of_a_cluster_and_gradients_in_parts_change_nothing_and_do_not_ra
 def test_real_shapes_lower_for_hopper(shape):
     tile = jax.eval_shape(lambda: gpu_checks.tile(shape, 1, shapes.LANES[0]))
     assert "mosaic_gpu" in lower(mosaic_scoring.score_tile, *tile)
-    for options in gpu_checks.two_copies(shape, shapes.LANES[0]).values():
+    for options in gpu_checks.spare_buffer(shape, shapes.LANES[0]).values():
         assert "mosaic_gpu" in lower(functools.partial(mosaic_scoring.score_tile, **options), *tile)
 
 
@@ -91,7 +91,7 @@ def test_real_recurrences_and_their_gradients_lower_for_hopper(cells):
 @pytest.mark.parametrize("shape", shapes.MODELS, ids=str)
 def test_every_real_shape_has_a_configuration_that_fits(shape):
     size = mosaic_scoring.operand_bytes(shape.cells, shape.layers)
-    assert bool(gpu_checks.two_copies(shape, 1)) == (shape.layers == 1)
+    assert gpu_checks.spare_buffer(shape, 1)
     for lanes in (1, *shapes.LANES):
         config = ring.choose_config(lanes, size)
         assert config.fits(size) and config.block_lanes <= max(lanes, hopper.LANES)
@@ -119,6 +119,12 @@ def test_kernels_refuse_to_do_nothing(steps, lanes):
         mosaic_scoring.check(table, [w_hh], [], head, np.zeros(5, np.float32), calls, calls, calls, [(state, state)])
     h, _ = lstm.lstm(x, w_hh, calls.astype(bool), (state, state))
     assert h.shape == (steps, lanes, 8)
+
+
+def test_a_vocabulary_that_would_unroll_without_end_is_refused():
+    tile = jax.eval_shape(lambda: gpu_checks.tile(shapes.ModelShape(1, 33, 1025), 1, 4096))
+    with pytest.raises(choice.Unsuitable, match="1,025 calls are too many for mosaic_gpu, whose head takes 1,024"):
+        mosaic_scoring.check(*tile)
 
 
 def test_what_does_not_fit_is_refused_with_the_bytes():
