@@ -91,4 +91,5 @@ def _help(module: ModuleType) -> str:
     for flag in own_flags(module):
         default = f" (default: {flag.default_as_str})" if flag.default else " (required)" * _required(flag)
         lines.append(f"  --{flag.name}: {flag.help}{default}")
-    return "\n".join(lines)
+    more: Callable[[], list[str]] = getattr(module, "more_help", list)  # what would take long to say at every start
+    return "\n".join(lines + more())

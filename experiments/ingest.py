@@ -33,9 +33,7 @@ from syscall_lm.traces.ingest import AUTO, Summary, ingest
 from syscall_lm.traces.readers import Options
 from syscall_lm.traces.tally import most
 
-FORMAT = flags.DEFINE_string(
-    "format", AUTO, f"The inputs' format: {', '.join(readers.names())}; or auto: by their content."
-)
+FORMAT = flags.DEFINE_string("format", AUTO, "The inputs' format, one of those below; or auto: by their content.")
 OUTPUT = flags.DEFINE_string("output", "", "The trace archive to write (Parquet).")
 ABI = flags.DEFINE_string("abi", "x86_64", "The ABI whose table of calls is the vocabulary, or explains numbers.")
 MAPPING = flags.DEFINE_string(
@@ -73,6 +71,12 @@ MAX_BAD_FRACTION = flags.DEFINE_float(
     "max_bad_fraction", 1.0, "Fail if a larger share of lines cannot be read; 0 also refuses truncated files."
 )
 WORKERS = flags.DEFINE_integer("workers", 0, "Processes that read; 0: one for each core.", lower_bound=0)
+
+
+def more_help() -> list[str]:
+    """What `--help` says of the formats."""
+    names = readers.names()
+    return ["", "formats:", *(f"  {name}: {readers.reader(name).DESCRIPTION}" for name in names)]
 
 
 def main(argv: list[str]) -> None:

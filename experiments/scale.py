@@ -7,7 +7,7 @@ For each size an archive is made from the given one: traces drawn at random, one
 that hardly two are alike. The `score` command then runs on it in a process of its own; a row holds the whole command's
 seconds, the calls per second that it tells (without its start), and the peak memory of all its processes together (what
 they share is counted once), those that Ray starts included. Rows that are there already are kept: give another --output
-to measure again. With a 1x32 model 10^8 calls take three minutes on two cores; their archive 200 MB in --scratch.
+to measure again. With a 1x32 model 10^8 calls take a minute or two on two cores; their archive 200 MB in --scratch.
 """
 
 import json

@@ -25,5 +25,5 @@ class ModelShape:
 # Kim et al., section 3.2, and a smaller one.
 MODELS = tuple(ModelShape(layers, cells) for layers, cells in ((1, 200), (1, 400), (2, 400), (1, 128)))
 ODD = (ModelShape(1, 33, 70), ModelShape(2, 7, 5))  # nothing is a multiple of anything
-LANES = (4096, 8448, 16_896)  # the last two give 132 multiprocessors one block each, of 64 and of 128 lanes
+LANES = (4096, 8448, 16_896)  # the last two give 132 multiprocessors 64 and 128 each
 STEPS = 128

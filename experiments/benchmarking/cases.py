@@ -11,13 +11,14 @@ import numpy as np
 from syscall_lm import optimisation, scoring, training
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments.benchmarking.peers import Flax, Peer, Torch
+from syscall_lm.kernels.shapes import ADFA_LD_VOCABULARY
 from syscall_lm.models import language_model, lstm
 from syscall_lm.models.store import Member
 from syscall_lm.traces.archive import TraceArchive
 from syscall_lm.traces.trace import Sequences
 from syscall_lm.types import Params
 
-V = 342  # ADFA-LD's: the calls of i386
+V = ADFA_LD_VOCABULARY
 SCORING_CALLS = 2**17
 TRAINING_CALLS = 2**12
 SCORING_LANES, TRAINING_LANES = 1024, 64

@@ -69,12 +69,12 @@ def main() -> None:
         path = output / f"detection-{archive.path.stem}.json"
         result = begun(path, archive, run, benchmark)
         language_models = trained.load(MODELS.value, archive) if MODELS.value else {}
-        detectors = result["detectors"]
+        detectors, commit = result["detectors"], provenance.environment()["commit"]
 
         def keep(name: str, figures: dict[str, Any], **about: Any) -> None:
             found = detectors.setdefault(name, {"runs": []})
             found.update(about)
-            found["runs"].append(figures)
+            found["runs"].append({**figures, "commit": commit})
             print(f"  {name}: AUC {figures['all']['auc']:.3f}", file=sys.stderr, flush=True)
 
         def save() -> None:

@@ -15,8 +15,8 @@ was chosen for the time that it takes.
 
 The autoencoder makes the paper's 100 epochs: L = 10 (one seed) then reconstructs 79.2 % of the held-out windows at a
 loss of 0.218, which is near the paper's 86 % at 0.21, after 46 % in 15 epochs; L = 3 reconstructs more (94 % after
-86 %), though its held-out loss was lower after 15. The encoder-decoder makes 15, as its held-out loss chose too. One
-seed, nats per call, each schedule decaying over its own epochs: L = 3 reaches 1.208 in 15 epochs and 1.216 in 30 (of up
+86 %), though its held-out loss was lower after 15. The encoder-decoder's held-out loss chose 15 at first. One seed,
+nats per call, each schedule decaying over its own epochs: L = 3 reaches 1.208 in 15 epochs and 1.216 in 30 (of up
 to 100 it made 21, since the loss had stopped falling at 1.237 in the 13th); L = 10 reaches 1.019 and 1.042, L = 15
 0.998 and 1.021. With more epochs the training loss falls further (L = 10: 0.783 and 0.744), the held-out loss does not.
 

@@ -4,6 +4,7 @@ import pathlib
 import subprocess
 import sys
 
+from syscall_lm.traces import readers
 from syscall_lm.traces.archive import TraceArchive
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -22,6 +23,11 @@ def test_the_command_reads_standard_input_and_tells_what_it_did(tmp_path):
     assert "format: strace (recognised)" in text and "1 traces, 1 calls from 1 files" in text
     assert "normal, no split: 1 traces" in text and "not a call: 2" in text
     assert TraceArchive(tmp_path / "x.parquet").num_calls == 1
+
+
+def test_help_explains_every_format():
+    text = run("--help").stdout.decode()
+    assert all(f"\n  {name}: {readers.reader(name).DESCRIPTION}\n" in text for name in readers.names())
 
 
 def test_filters_of_events_are_counted_apart_from_what_was_skipped(tmp_path):

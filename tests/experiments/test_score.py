@@ -2,6 +2,8 @@
 
 import json
 import os
+import pathlib
+import re
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -124,6 +126,19 @@ def test_every_row_equals_what_the_library_says(folder, scored, case, name, oper
     header = json.loads(table.schema.metadata[METADATA_KEY])
     assert header["threshold"] == detector.threshold_ and header["far"] == 0.01
     assert f"90 traces: {abnormal.sum()} abnormal" in scored[case].out
+
+
+def test_the_readme_lists_the_abnormal_traces_worst_first(folder, scored, monkeypatch):
+    assert scored["average"].code == 0
+    snippet = re.search(
+        r"```\n(import pyarrow.*?)```", (pathlib.Path(__file__).parents[2] / "README.md").read_text(), re.DOTALL
+    )
+    monkeypatch.chdir(folder)
+    found: dict = {}
+    exec(snippet[1].replace("scores.parquet", "average.parquet"), found)
+    scores = pq.read_table(folder / "average.parquet").to_pylist()
+    expected = sorted((row["score"] for row in scores if row["verdict"] == "abnormal"), reverse=True)
+    assert [row["score"] for row in found["worst_first"]] == expected and len(expected) > 1
 
 
 def test_the_stretch_is_found_and_named(folder, scored):

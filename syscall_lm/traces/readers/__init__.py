@@ -2,7 +2,7 @@
 
 A reader module defines:
 
-  DESCRIPTION: str                      one line for `--help`.
+  DESCRIPTION: str                      one line for `ingest --help`.
   NOISE                                 the reasons in `Counters.skipped` that are no sign of a bad file (signals, ...).
   recognises(name, head) -> bool        whether a file called `name` that starts with the bytes `head` is of it.
   vocabulary(options) -> Vocabulary     what the ids of its traces mean.
