@@ -3,6 +3,7 @@
 import ast
 import importlib
 import pkgutil
+import signal
 import sys
 
 from syscall_lm import experiments
@@ -11,18 +12,25 @@ from syscall_lm.experiments import command
 
 def main() -> None:
     """Runs the experiment that the command line names."""
-    names = _names()
-    if len(sys.argv) < 2 or sys.argv[1] in ("--help", "-h", "help"):
-        print("usage: syscall-lm NAME --flags    (syscall-lm NAME --help explains one)\n")
-        print("\n".join(f"  {name:<{max(map(len, names))}}  {text}" for name, text in names.items()))
-        return
-    name = sys.argv[1]
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # libraries abort where Ctrl-C interrupts their import
+    if sys.argv[1:2] == ["help"]:
+        sys.argv[1:] = [*sys.argv[2:3], "--help"]
+    if len(sys.argv) < 2 or sys.argv[1] in ("--help", "-h"):
+        sys.exit(command.exit_code(_list, sys.argv[:1]))
+    names, name = _names(), sys.argv[1]
     if name not in names:
         print(f"error: no experiment is called {name!r}; there are {', '.join(names)}", file=sys.stderr)
         sys.exit(command.EXIT_USER_ERROR)
     module = importlib.import_module(f"{experiments.__name__}.{name}")
+    signal.signal(signal.SIGINT, handler)
     sys.argv = [f"syscall-lm {name}", *sys.argv[2:]]
     command.run(module.main)
+
+
+def _list() -> None:
+    names = _names()
+    print("usage: syscall-lm NAME --flags    (syscall-lm NAME --help explains one)\n")
+    print("\n".join(f"  {name:<{max(map(len, names))}}  {text}" for name, text in names.items()))
 
 
 def _names() -> dict[str, str]:

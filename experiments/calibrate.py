@@ -62,7 +62,7 @@ def main() -> None:
     print(f"{path}: calibrated on {source}; thresholds for a false alarm rate of {FAR.value:g}:")
     for method, threshold in thresholds.items():
         print(f"  {method}: {threshold:.4f}")
-    data.note_of_few(held_out.shape[1], FAR.value)
+    data.note_of_calibration(calibration, FAR.value)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ import re
 import sys
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
-from absl import flags
+from absl import flags, logging
 
 from syscall_lm import cpu
 from syscall_lm.errors import Interrupted, SyscallLMError
@@ -24,16 +25,25 @@ def run(main: Callable[..., None]) -> None:
     (`Interrupted`) exits with 75, Ctrl-C with 130.
     """
     cpu.one_device_a_core()
-    sys.exit(_exit_code(main, sys.argv))
+    logging.set_verbosity(logging.FATAL)  # Orbax says much, and tells its errors twice
+    sys.unraisablehook = _unraisable
+    code = exit_code(main, sys.argv)
+    if code == EXIT_USER_ERROR and "orbax" in sys.modules:  # its threads, after an error, complain of the process's end
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
-def _exit_code(main: Callable[..., None], argv: list[str]) -> int:
+def exit_code(main: Callable[..., None], argv: list[str]) -> int:
+    """Runs `main` and says what went wrong; the process's exit code."""
     try:
         if any(argument in ("--help", "-h", "-help") for argument in argv[1:]):
             print(_help(sys.modules[main.__module__]))
         else:
             arguments = flags.FLAGS(argv)[1:]
             takes_arguments = bool(inspect.signature(main).parameters)
+            if any(flag.name == "output" and flag.value == "" for flag in own_flags(sys.modules[main.__module__])):
+                raise SyscallLMError("--output names no file")
             if arguments and not takes_arguments:
                 raise SyscallLMError(f"{argv[0].split()[-1]} takes flags only; what is {arguments[0]!r}?")
             main(*([arguments] if takes_arguments else []))
@@ -52,12 +62,26 @@ def _exit_code(main: Callable[..., None], argv: list[str]) -> int:
     except UnicodeEncodeError as error:  # of a flag or a path with bytes that neither Parquet nor a terminal takes
         return _complain(f"{str(error.object)[:200]!r}: is no UTF-8, which is needed here")
     except BrokenPipeError:  # the reader of our output (`| head`) left early
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()
         return 1
+    except OSError as error:
+        _silence()
+        return _complain(f"{error.filename or 'the output'}: {error.strerror or error}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _unraisable(what: Any) -> None:
+    """Prints what no caller can catch, but not what threads of TensorStore, Orbax's storage, say after an error."""
+    if str(what.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(what)
+
+
+def _silence() -> None:
+    """What is still to be printed cannot be, and Python would say so at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str, kind: str = "error") -> int:

@@ -9,6 +9,7 @@ import numpy as np
 
 from syscall_lm import evaluation, scoring, training
 from syscall_lm.detectors.base import Detector, traces_needed
+from syscall_lm.detectors.ensemble import Calibration
 from syscall_lm.detectors.taught import Examples
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.models.store import Model
@@ -44,13 +45,31 @@ def training_traces(archive: TraceArchive, held_out: float, seed: int) -> tuple[
     return training.with_held_out(batch.calls.take(train), validation, seed, held_out)
 
 
-def note_of_few(held_out: int, false_alarm_rate: float, what: str = "traces") -> None:
-    """Says on the terminal where too few held-out traces, or windows, set a threshold."""
+def distinct(traces: Sequences) -> int:
+    """How many of the traces differ."""
+    return len(traces.distinct()[0])
+
+
+def told(traces: Sequences) -> str:
+    """How many traces there are, and how many of them differ where some are copies."""
+    differ = distinct(traces)
+    return f"{len(traces):,}" + (f" ({differ:,} distinct)" if differ < len(traces) else "")
+
+
+def note_of_few(held_out: int, false_alarm_rate: float, what: str = "traces", differ: int | None = None) -> None:
+    """Says on the terminal where too few held-out traces, or windows, set a threshold; `differ`: how many differ."""
     needed = traces_needed(false_alarm_rate)
+    differ = held_out if differ is None else differ
     if held_out < needed:
+        which = f" ({differ} distinct)" if differ < held_out else ""
         print(
-            f"note: {held_out} held-out {what} cannot promise a false alarm rate of {false_alarm_rate:g} "
+            f"note: {held_out} held-out {what}{which} cannot promise a false alarm rate of {false_alarm_rate:g} "
             f"({needed} could); the threshold is their highest score"
+        )
+    elif differ < needed:
+        print(
+            f"note: of {held_out:,} held-out {what} only {differ:,} differ; a false alarm rate of {false_alarm_rate:g} "
+            "is promised to traces that repeat as these do"
         )
 
 
@@ -98,6 +117,12 @@ def examples(archives: Iterable[TraceArchive], normal: TraceArchive, train: Sequ
         few = f"{len(found[ATTACK])} attacks are few to be taught by"
         print(f"note: {few}; on ADFA-LD {FEW_ATTACKS} gained nothing yet, and 10 did harm")
     return taught_by
+
+
+def note_of_calibration(calibration: Calibration, false_alarm_rate: float) -> None:
+    """The same of the traces that a model's thresholds come from; what differs by rounding only is a copy."""
+    held_out = np.round(calibration.held_out, 5)
+    note_of_few(held_out.shape[1], false_alarm_rate, differ=np.unique(held_out, axis=1).shape[1])
 
 
 @dataclasses.dataclass(frozen=True)

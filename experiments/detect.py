@@ -57,9 +57,9 @@ TOP = flags.DEFINE_integer("top", 10, "how many of the most suspicious traces to
 
 def main() -> None:
     """Learns, then judges batch by batch."""
-    names = comparison.parse_detectors(DETECTORS.value, (*catalogue.NAMES, *catalogue.TAUGHT))
-    if needy := [name for name in names if name not in CHOICE]:
+    if needy := [name for name in DETECTORS.value if name in catalogue.NAMES and name not in CHOICE]:
         raise SyscallLMError(f"--detectors={needy[0]}: looks into a trained model, which `score` judges by")
+    names = comparison.parse_detectors(DETECTORS.value, CHOICE)
     taught = [name for name in names if name in catalogue.TAUGHT]
     if taught and not EXAMPLES.value:
         raise SyscallLMError(f"--detectors={taught[0]}: is taught by labelled traces; --examples names their archives")
@@ -112,7 +112,7 @@ def learned(
     names: list[str], normal: TraceArchive, train: Sequences, held_out: Sequences, examples: Examples | None
 ) -> dict[str, Detector]:
     """Fitted detectors by name, with thresholds from held-out traces."""
-    data.note_of_few(len(held_out), FAR.value)
+    data.note_of_few(len(held_out), FAR.value, differ=data.distinct(held_out))
     detectors = catalogue.build(names, normal.vocabulary.size, (), SEED.value, examples)
     for name, detector in detectors.items():
         started = time.monotonic()

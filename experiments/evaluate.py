@@ -55,7 +55,7 @@ def main() -> None:
             f"{archive.path}: an evaluation needs normal traces of split 'test' ({counts['normal']}) and attacks "
             f"({counts['attack']}); `ingest` takes --label and --split"
         )
-    data.note_of_few(detector.calibration.held_out.shape[1], FAR.value)
+    data.note_of_calibration(detector.calibration, FAR.value)
     scores = all_scores(detector, others, benchmark, seed)
     summaries = {name: benchmark.summaries(values) for name, values in scores.items()}
     result = {

@@ -30,6 +30,7 @@ from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command
 from syscall_lm.traces import readers
 from syscall_lm.traces.ingest import AUTO, Summary, ingest
+from syscall_lm.traces.parts import NOT_RECOGNISED
 from syscall_lm.traces.readers import Options
 from syscall_lm.traces.tally import most
 
@@ -66,7 +67,9 @@ DROP_DOUBLED_EVENTS = flags.DEFINE_bool(
 HOST = flags.DEFINE_string("host", "", "Where the capture was recorded.")
 LABEL = flags.DEFINE_enum("label", "", ["", "normal", "attack"], "What the traces are, where they do not say it.")
 FAMILY = flags.DEFINE_string("family", "", "The kind of attack, or the program, where the traces do not say it.")
-SPLIT = flags.DEFINE_string("split", "", "train, validation or test, where the traces do not say it.")
+SPLIT = flags.DEFINE_enum(
+    "split", "", ["", "train", "validation", "test"], "Which part they are, where they do not say it."
+)
 MAX_BAD_FRACTION = flags.DEFINE_float(
     "max_bad_fraction", 1.0, "Fail if a larger share of lines cannot be read; 0 also refuses truncated files."
 )
@@ -145,13 +148,16 @@ def describe(summary: Summary, recognised: bool = False) -> str:
     for title, counts in (
         ("skipped", counters.skipped),
         ("filtered", counters.filtered),
-        ("files skipped", summary.skipped_files),
+        ("files skipped, whole or in part", summary.skipped_files),
         ("calls outside the vocabulary", counters.unknown),
     ):
         if counts:
             shown = [f"{reason}: {times:,}" for reason, times in counts.most_common(8)]
             shown += [f"and {len(counts) - 8:,} others"] if len(counts) > 8 else []
             rows.append(f"{title}: {', '.join(shown)}")
+    if summary.unread:
+        more = ", ..." if summary.skipped_files[NOT_RECOGNISED] > len(summary.unread) else ""
+        rows.append(f"not recognised (--format=NAME reads them as what they are): {', '.join(summary.unread)}{more}")
     if summary.bad:
         rows.append(f"bad: {summary.bad:,} lines, a share of {summary.bad_fraction:.2g}")
     return "\n".join(map(command.printable, rows))

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 import tqdm
 from absl import flags
 
-from syscall_lm import scoring
+from syscall_lm import files, scoring
 from syscall_lm.detectors import ensemble
 from syscall_lm.detectors.language_model import LanguageModelDetector
 from syscall_lm.engines import local, ray, shards
@@ -62,10 +62,11 @@ WORKERS = flags.DEFINE_integer(
 def main() -> None:
     """Scores the archive batch by batch."""
     archive = TraceArchive(ARCHIVE.value)
+    files.require_no_input(OUTPUT.value, [MODEL.value])
     with _engine_ready():
         scorer = BatchScorer(MODEL.value, ARCHIVE.value, *_choices())
         detector = scorer.detector
-        data.note_of_few(detector.calibration.held_out.shape[1], FAR.value)
+        data.note_of_calibration(detector.calibration, FAR.value)
         engine = _engine(scorer)
         started = time.monotonic()
         bar = tqdm.tqdm(total=archive.num_calls, unit="call", unit_scale=True, disable=None)

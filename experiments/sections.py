@@ -52,10 +52,10 @@ def main() -> None:
     """Looks at the archive batch by batch."""
     archive = TraceArchive(ARCHIVE.value)
     model = store.load(pathlib.Path(MODEL.value))
-    files.require_no_input(OUTPUT.value, [archive.path])
+    files.require_no_input(OUTPUT.value, [archive.path, MODEL.value])
     detector = LanguageModelDetector.load(model, "average", FAR.value)
     if LEVEL.value is None:
-        data.note_of_few(detector.calibration.held_out.shape[1], FAR.value)
+        data.note_of_calibration(detector.calibration, FAR.value)
     level = detector.threshold_ if LEVEL.value is None else LEVEL.value
     traces, longest = 0, Highest(TOP.value, "above_length", line)
     with files.complete_file(OUTPUT.value) as temporary, pq.ParquetWriter(temporary, SCHEMA) as writer:

@@ -73,7 +73,7 @@ PATIENCE = flags.DEFINE_integer(
     f"epochs without a better held-out loss before stopping; without it {_DEFAULTS.patience} of a language model",
 )
 HELD_OUT = flags.DEFINE_float(
-    "held_out", data.HELD_OUT, "share of the normal traces to hold out, if there is no split for it"
+    "held_out", data.HELD_OUT, "share of the distinct normal traces to hold out, if there is no split for it"
 )
 OF_LANGUAGE_MODELS = (LEARNING_RATE, DROPOUT, BATCHING, MINIBATCH_CALLS, STEPS)
 SEED = flags.DEFINE_integer("seed", _DEFAULTS.seed, "of everything random", lower_bound=0, upper_bound=2**32 - 1)
@@ -135,14 +135,17 @@ def _train(
             """Whether there is something to train; the directory is ours from now on."""
             held.enter_context(files.exclusive(path))
             _require_same(path, configuration)
-            return not ((path / "model.json").exists() and (path / store.CALIBRATION).exists())
+            done = (path / "model.json").exists() and (path / store.CALIBRATION).exists()
+            if done:  # a damaged one is told
+                language_model.load_calibration(path, store.load(path).members)
+            return not done
 
         if not processes.only_first(begin):
             processes.say(f"{path}: already trained with this configuration")
             return
         processes.say(
             f"training {', '.join(configuration['members'])} on {len(train):,} normal traces "
-            f"({len(train.calls):,} calls), holding out {len(held_out):,} ({len(held_out.calls):,} calls); "
+            f"({len(train.calls):,} calls), holding out {data.told(held_out)}, {len(held_out.calls):,} calls; "
             f"vocabulary {command.printable(vocabulary.origin)}, V = {vocabulary.size}"
         )
 
@@ -160,7 +163,7 @@ def _train(
         )  # fmt: skip
         if not processes.is_first():
             return
-        source = f"{len(held_out)} normal traces of {archive.path.name} that training held out"
+        source = f"{data.told(held_out)} normal traces of {archive.path.name} that training held out"
         calibration = language_model.calibrate(members, train, held_out, source)
         names = [member.name for member in members]
         files.write_text(path / store.CALIBRATION, json.dumps(calibration.to_json(names)) + "\n")
@@ -176,13 +179,13 @@ def _train(
         }
         files.write_text(path / store.CARD, _card(info, names, calibration))
         store.save(path, vocabulary, members, info)
-    _report(path, info, len(held_out))
+    _report(path, info, calibration)
 
 
-def _report(path: pathlib.Path, info: dict, held_out: int) -> None:
+def _report(path: pathlib.Path, info: dict, calibration: language_model.ensemble.Calibration) -> None:
     for name, result in info["results"].items():
         print(f"  {name}: held-out {result['held_out_nll']:.4f} nats per call, best of {result['epochs']} epochs")
-    data.note_of_few(held_out, FAR.value)
+    data.note_of_calibration(calibration, FAR.value)
     print(f"model: {path}")
 
 
@@ -227,6 +230,8 @@ def _require_same(path: pathlib.Path, configuration: dict) -> None:
         files.write_text(file, json.dumps(configuration, indent=1) + "\n")
         return
     found = store.read_json(file, f"{file}: missing")
+    if found.get("training_data") != configuration["training_data"]:  # other things may follow from it
+        raise SyscallLMError(f"{path}: was begun with other traces; name another directory, or remove this one")
     for name in [*configuration, *found]:
         if found.get(name) != configuration.get(name):
             raise SyscallLMError(

@@ -58,7 +58,7 @@ def main() -> None:
     """Judges the archive batch by batch."""
     archive = TraceArchive(ARCHIVE.value)
     model = store.load(pathlib.Path(MODEL.value))
-    files.require_no_input(OUTPUT.value, [archive.path])
+    files.require_no_input(OUTPUT.value, [archive.path, MODEL.value])
     detector = load(model, MEMBER.value, FAR.value)
     windows = abnormal = 0
     worst = Highest(TOP.value, "score", line)
@@ -89,8 +89,9 @@ def load(model: Model, member: str, false_alarm_rate: float) -> WindowDetector:
     own = [one for one in model.members if isinstance(one.shape, shapes.WindowShape) and member in ("", one.name)]
     if len(own) != 1:
         names = ", ".join(one.name for one in model.members)
-        which = f"called {member!r} " if member else ""
-        raise SyscallLMError(f"{model.path}: of its members ({names}) not one but {len(own)} {which}read windows")
+        which = f" called {member!r}" if member else ""
+        advice = "name one by --member" if own else "`train --members=encoder-decoder-10x64` makes one"
+        raise SyscallLMError(f"{model.path}: {len(own) or 'no'} members{which} read windows, of {names}; {advice}")
     kind = catalogue.OF_WINDOWS[shapes.module_of(own[0].shape).NAME]
     return kind.load(model, own[0].name, false_alarm_rate)
 

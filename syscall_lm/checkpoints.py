@@ -7,8 +7,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from syscall_lm import processes
-from syscall_lm.errors import SyscallLMError
+from syscall_lm import files, processes
 
 STEPS_A_QUESTION = 16  # each process has a clock of its own; asking the first one costs a message
 
@@ -49,7 +48,8 @@ class Checkpoints:
         items = {"state": ocp.args.StandardSave(state), "history": ocp.args.JsonSave({"rows": history})}
         # Epoch and batch, not the step alone: the end of an epoch comes after its last step's checkpoint.
         number = int(state["step"]) * 2 + (int(state["batch"]) == 0)
-        self._manager.save(number, args=ocp.args.Composite(**items))
+        with files.storage(f"{self._manager.directory}: a checkpoint cannot be written"):
+            self._manager.save(number, args=ocp.args.Composite(**items))
         self._last = time.monotonic()
 
     def restore(self, initial: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -60,12 +60,8 @@ class Checkpoints:
         """
         if self._manager is None or (number := self._manager.latest_step()) is None:
             return initial, []
-        try:
+        folder = self._manager.directory / str(number)
+        with files.storage(f"{folder}: a damaged checkpoint; delete it to resume from the one before"):
             items = {"state": ocp.args.StandardRestore(initial), "history": ocp.args.JsonRestore()}
             restored = self._manager.restore(number, args=ocp.args.Composite(**items))
             return restored["state"], restored["history"]["rows"]
-        except Exception as error:  # Orbax and its storage raise many kinds
-            folder = self._manager.directory / str(number)
-            raise SyscallLMError(
-                f"{folder}: a damaged checkpoint ({type(error).__name__}); delete it to resume from the one before"
-            ) from error

@@ -1,6 +1,7 @@
 """Outputs that appear under their name only when they are complete."""
 
 import contextlib
+import errno
 import fcntl
 import glob
 import os
@@ -67,11 +68,29 @@ def require_no_input(output: str | os.PathLike[str], inputs: Iterable[str | os.P
     """Refuses an output that would replace what it is made from.
 
     Raises:
-      SyscallLMError: `output` is one of `inputs`, by whatever path.
+      SyscallLMError: `output` is one of `inputs`, or a file in one of them that is a folder, by whatever path.
     """
     output = pathlib.Path(output)
-    if output.exists() and any(os.path.exists(path) and output.samefile(path) for path in inputs):
-        raise SyscallLMError(f"{output}: is an input, which the output would replace; name another output")
+    if not output.exists():
+        return
+    for path in map(pathlib.Path, inputs):
+        if path.exists() and (output.samefile(path) or (path.is_dir() and path.resolve() in output.resolve().parents)):
+            raise SyscallLMError(f"{output}: is an input, which the output would replace; name another output")
+
+
+@contextlib.contextmanager
+def storage(sentence: str) -> Iterator[None]:
+    """Whatever goes wrong in the block, which reads or writes by Orbax, is told in one sentence.
+
+    Raises:
+      SyscallLMError: that sentence; Orbax and its storage raise many kinds.
+    """
+    try:
+        yield
+    except Exception as error:
+        full = os.strerror(errno.ENOSPC)
+        reason = full if full in str(error) else type(error).__name__
+        raise SyscallLMError(f"{sentence} ({reason})") from error
 
 
 @contextlib.contextmanager

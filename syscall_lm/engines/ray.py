@@ -46,7 +46,7 @@ def cluster(address: str, workers: int) -> Iterator[None]:
     try:
         import ray
     except ImportError as error:
-        raise SyscallLMError("--engine=ray needs Ray; install it with: pip install 'syscall-lm[ray]'") from error
+        raise SyscallLMError("--engine=ray needs Ray; install it with: pip install -e '.[ray]'") from error
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
         if address:

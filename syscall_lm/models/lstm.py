@@ -46,7 +46,9 @@ class Shape:
         """
         layers, _, cells = text.partition("x")
         if not (layers.isdecimal() and cells.isdecimal() and 0 < int(layers) <= 64 and 0 < int(cells) <= 2**14):
-            raise SyscallLMError(f"{text!r} is no member; a member is LAYERSxCELLS, like 1x200")
+            raise SyscallLMError(
+                f"{text!r} is no member; a member is LAYERSxCELLS, like 1x200, of at most 64 layers and 16,384 cells"
+            )
         return cls(vocabulary_size, int(cells), int(layers))
 
     def __str__(self) -> str:

@@ -12,6 +12,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -73,7 +74,8 @@ def save(path: pathlib.Path, vocabulary: Vocabulary, members: tuple[Member, ...]
     alone = ocp.options.MultiprocessingOptions(
         primary_host=me, active_processes={me}, barrier_sync_key_prefix="save-model"
     )
-    with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
+    checkpointer = ocp.StandardCheckpointer(multiprocessing_options=alone)
+    with files.storage(f"{_parameters(path)}: cannot be written"), checkpointer:
         checkpointer.save(_parameters(path), {member.name: member.params for member in members}, force=True)
     configuration = {
         "version": VERSION,
@@ -84,12 +86,13 @@ def save(path: pathlib.Path, vocabulary: Vocabulary, members: tuple[Member, ...]
     files.write_text(path / "model.json", json.dumps(configuration, indent=1) + "\n")
 
 
-def load(path: pathlib.Path) -> Model:
+def load(path: str | os.PathLike[str]) -> Model:
     """Reads a model directory.
 
     Raises:
       SyscallLMError: it is not one, it is damaged, or another version wrote it.
     """
+    path = pathlib.Path(path)
     configuration = read_json(
         path / "model.json", f"{path}: not a model directory (no model.json); make one with `train`"
     )
@@ -104,12 +107,9 @@ def load(path: pathlib.Path) -> Model:
         raise SyscallLMError(f"{path / 'model.json'}: damaged ({type(error).__name__}: {error})") from error
     if not intact:
         raise SyscallLMError(f"{path}: its call names do not match their hash; model.json is damaged")
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            expected = {name: _abstract(shape) for name, shape in sizes.items()}
-            parameters = checkpointer.restore(_parameters(path), expected)
-    except Exception as error:  # Orbax and its storage raise many kinds
-        raise SyscallLMError(f"{path / 'parameters'}: missing or damaged ({type(error).__name__})") from error
+    with files.storage(f"{path / 'parameters'}: missing or damaged"), ocp.StandardCheckpointer() as checkpointer:
+        expected = {name: _abstract(shape) for name, shape in sizes.items()}
+        parameters = checkpointer.restore(_parameters(path), expected)
     members = tuple(Member(name, shape, parameters[name]) for name, shape in sizes.items())
     for member in members:
         if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(member.params)):

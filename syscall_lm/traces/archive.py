@@ -6,6 +6,7 @@ several. Files are read and written a row group at a time.
 """
 
 import dataclasses
+import errno
 import json
 import os
 import pathlib
@@ -180,8 +181,12 @@ class TraceArchive:
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = pathlib.Path(path)
+        if self.path.is_dir():
+            raise SyscallLMError(f"{self.path}: is a folder; `ingest` makes a trace archive of captures in it")
         if not self.path.is_file():
             raise SyscallLMError(f"{self.path}: no such file; expected a trace archive (make one with `ingest`)")
+        if not os.access(self.path, os.R_OK):
+            raise SyscallLMError(f"{self.path}: cannot be read ({os.strerror(errno.EACCES)})")
         parquet_check.check(self.path)
         try:
             self._file = pq.ParquetFile(self.path, page_checksum_verification=True)

@@ -111,6 +111,7 @@ def ingest(
     with contextlib.ExitStack() as stack:
         skipped = collections.Counter[str]()
         found = list(sources.find_files(arguments, skipped))
+        files.require_no_input(output, (path for path, _ in found))
         recognised = format == AUTO
         if recognised:
             ignored = skipped.copy()  # is counted when the parts are read
@@ -137,6 +138,7 @@ _read_all = workers.read_all  # the argument of `ingest` has the module's name
 def _prepare(format: str, options: Options) -> tuple[Summary, Vocabulary | NamesSeen]:
     reader = readers.reader(format)
     readers.grouping(reader, options)
+    readers.require_concerned(reader, options)
     readers.require_times(reader, options)
     numbering = reader.numbering(options) if hasattr(reader, "numbering") else ""
     return Summary(format=format, numbering=numbering), reader.vocabulary(options)

@@ -69,10 +69,7 @@ def divide(paths: Iterable[tuple[str, bool]], format: str, only_recognised: bool
     Raises:
       SyscallLMError: a file cannot be found any more.
     """
-    mapping = ""
-    if options.mapping:
-        with open(options.mapping, "rb") as file:  # it has been read before
-            mapping = hashlib.sha256(file.read()).hexdigest()
+    mapping = hashlib.sha256(pathlib.Path(options.mapping).read_bytes()).hexdigest() if options.mapping else ""
     found: list[Part] = []
     chosen: list[tuple[str, bool, int, int]] = []
     total = 0
@@ -169,7 +166,7 @@ def read(
 def _traces(part: Part, reader: ModuleType, vocabulary: Any, opened: Iterable[Source], tally: Tally) -> Iterator[Trace]:
     for source in opened:
         if part.only_recognised and not reader.recognises(source.name, source.head):
-            tally.skipped_files[NOT_RECOGNISED] += 1
+            tally.skip(NOT_RECOGNISED, source.name)
             continue
         tally.sources += 1
         for trace in reader.read(source, vocabulary, part.options, tally.counters):

@@ -8,6 +8,7 @@ from syscall_lm.traces.readers import Counters
 from syscall_lm.traces.trace import Trace
 
 MAX_DISTINCT = 4096  # sources, hosts, commands that are counted by name; a capture may hold any number
+MAX_SKIPPED = 3  # skipped files that are told by name
 OTHERS = "others"
 
 
@@ -19,6 +20,7 @@ class Tally:
       sources: files and members that were read.
       counters: what the reader saw.
       skipped_files: what was not opened or not read to its end, by reason.
+      unread: the first files that no reader took for their own, by name.
       groups: traces by (label, split).
       by_source, by_host, by_command: name to [traces, calls]; names beyond the first few thousand are "others".
     """
@@ -26,6 +28,7 @@ class Tally:
     sources: int = 0
     counters: Counters = dataclasses.field(default_factory=Counters)
     skipped_files: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    unread: list[str] = dataclasses.field(default_factory=list)
     groups: collections.Counter[tuple[str, str]] = dataclasses.field(default_factory=collections.Counter)
     by_source: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     by_host: dict[str, list[int]] = dataclasses.field(default_factory=dict)
@@ -39,11 +42,17 @@ class Tally:
         _add(self.by_host, trace.host, 1, calls)
         _add(self.by_command, trace.command, 1, calls)
 
+    def skip(self, reason: str, name: str) -> None:
+        """Counts a file that no reader took for its own."""
+        self.skipped_files[reason] += 1
+        self.unread = [*self.unread, name][:MAX_SKIPPED]
+
     def add(self, other: "Tally") -> None:
         """Adds another tally's counts to these."""
         self.sources += other.sources
         self.counters.add(other.counters)
         self.skipped_files += other.skipped_files
+        self.unread = [*self.unread, *other.unread][:MAX_SKIPPED]
         self.groups += other.groups
         for name in ("by_source", "by_host", "by_command"):
             for key, (traces, calls) in getattr(other, name).items():
@@ -55,6 +64,7 @@ class Tally:
             "sources": self.sources,
             "counters": self.counters.to_json(),
             "skipped_files": dict(self.skipped_files),
+            "unread": self.unread,
             "by_source": self.by_source,
             "by_host": self.by_host,
             "by_command": self.by_command,

@@ -20,7 +20,7 @@ for name, arguments in request["cases"].items():
         flag.unparse()
     output, errors = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-        code = command._exit_code(module.main, [request["experiment"], *arguments])
+        code = command.exit_code(module.main, [request["experiment"], *arguments])
     results[name] = [code, output.getvalue(), errors.getvalue()]
 print(json.dumps(results))
 """

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import textwrap
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,8 +16,10 @@ from syscall_lm.detectors.language_model import LanguageModelDetector
 from syscall_lm.engines import shards
 from syscall_lm.models import store
 from syscall_lm.traces.archive import METADATA_KEY, TraceArchive, TraceArchiveWriter
-from syscall_lm.traces.trace import ATTACK, NORMAL, Trace
+from syscall_lm.traces.trace import ATTACK, NORMAL, Sequences, Trace
 from syscall_lm.traces.vocabulary import Vocabulary
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 NAMES = ("read", "write", "open", "close")
 VOCABULARY = Vocabulary(NAMES, "names of a test")
@@ -93,6 +96,8 @@ def scored(folder, commands):
         "cannot be written": case("ok.parquet/x"),
         "--output: missing": case("bad")[:2],
         "would replace": case("directory/../traces"),
+        "model.json: is an input": case("model/model.json"),
+        "names no file": [*case("bad")[:2], "--output="],
     }
     # Small shards, so that an archive comes in several.
     return commands("score", {name: [*flags, "--shard_calls=2000"] for name, flags in cases.items()})
@@ -128,17 +133,31 @@ def test_every_row_equals_what_the_library_says(folder, scored, case, name, oper
     assert f"90 traces: {abnormal.sum()} abnormal" in scored[case].out
 
 
+def readme(start: str) -> str:
+    """A snippet of README, by what it begins with."""
+    found = re.search(rf"```\n( *{start}.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert found is not None
+    return textwrap.dedent(found[1])
+
+
 def test_the_readme_lists_the_abnormal_traces_worst_first(folder, scored, monkeypatch):
     assert scored["average"].code == 0
-    snippet = re.search(
-        r"```\n(import pyarrow.*?)```", (pathlib.Path(__file__).parents[2] / "README.md").read_text(), re.DOTALL
-    )
     monkeypatch.chdir(folder)
     found: dict = {}
-    exec(snippet[1].replace("scores.parquet", "average.parquet"), found)
+    exec(readme("import pyarrow").replace("scores.parquet", "average.parquet"), found)
     scores = pq.read_table(folder / "average.parquet").to_pylist()
     expected = sorted((row["score"] for row in scores if row["verdict"] == "abnormal"), reverse=True)
     assert [row["score"] for row in found["worst_first"]] == expected and len(expected) > 1
+
+
+def test_the_readme_scores_live_calls(folder, scored, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    found: dict = {}
+    exec(readme("from syscall_lm.detectors"), found)
+    calls = found["model"].vocabulary.encode(["execve", "brk", "mmap"])
+    whole = found["detector"].scorer.surprisal(Sequences.from_list([calls]))
+    printed = np.array(re.findall(r"\d+\.\d+", capsys.readouterr().out), float).reshape(3, -1)
+    np.testing.assert_allclose(printed, whole.T, rtol=1e-5)
 
 
 def test_the_stretch_is_found_and_named(folder, scored):

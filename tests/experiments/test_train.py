@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,7 +75,7 @@ def test_models_of_windows_are_trained_by_the_same_command(uninterrupted, archiv
 def test_trains_calibrates_and_tells(uninterrupted, archive):
     path, done = uninterrupted
     assert done["first"].code == 0, done["first"].err
-    assert "holding out 6 " in done["first"].out and "55 normal" not in done["first"].out
+    assert "holding out 6, " in done["first"].out and "55 normal" not in done["first"].out
     model = store.load(path)
     assert [member.name for member in model.members] == ["1x6.1", "1x5", "1x6.2"]
     assert model.vocabulary == VOCABULARY
@@ -173,6 +174,39 @@ def test_mistakes_are_one_sentence_and_exit_code_2(archive, tmp_path, commands, 
             assert expected in result.err, result.err
     assert not (tmp_path / "new" / "model.json").exists()
     assert (tmp_path / "foreign" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_damaged_model_is_not_called_trained(archive, tmp_path, commands):
+    flags = [f"--archive={archive}", f"--model={tmp_path}/model", "--members=1x3", "--epochs=1"]
+    assert commands("train", {"first": flags})["first"].code == 0
+    (tmp_path / "model" / "model.json").write_text("{}")
+    result = commands("train", {"again": flags})["again"]
+    assert result.code == 2 and "model.json: damaged" in result.err, result
+
+
+def test_a_full_disk_and_damaged_parameters_are_one_sentence(archive, tmp_path):
+    """In processes of their own: threads of TensorStore's must stay quiet to the end."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs -o size=300k none {disk} && exec "$@"', "sh"]
+    if not shutil.which("unshare") or subprocess.run([*mounted, "true"], capture_output=True).returncode:
+        pytest.skip("no file system may be mounted here")
+
+    def run(experiment, *flags, before=()):
+        command = [*before, sys.executable, "-m", "syscall_lm.experiments", experiment, *flags]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+    train = [f"--archive={archive}", "--members=1x60", "--epochs=1"]
+    done = run("train", f"--model={disk}/model", *train, before=mounted)
+    folder = disk / "model/checkpoints/1x60"
+    told = f"error: {folder}: a checkpoint cannot be written (No space left on device)\n"
+    assert (done.returncode, done.stderr) == (2, told), done.stderr
+    assert run("train", f"--model={tmp_path}/model", *train).returncode == 0
+    for file in (tmp_path / "model/parameters").rglob("d/*"):
+        file.write_bytes(b"")
+    done = run("score", f"--model={tmp_path}/model", f"--archive={archive}", f"--output={tmp_path}/scores")
+    told = f"error: {tmp_path}/model/parameters: missing or damaged (ValueError)\n"
+    assert (done.returncode, done.stderr) == (2, told), done.stderr
 
 
 def test_a_damaged_checkpoint_is_named(archive, tmp_path, commands):

@@ -55,7 +55,9 @@ def test_the_format_is_recognised_by_content(tmp_path, mapping, data, format, ca
     (tmp_path / "in").mkdir()
     (tmp_path / "in/README").write_text("This is not a trace.\n")
     (tmp_path / "in/x").write_bytes(data)
-    summary = ingest([str(tmp_path / "in")], tmp_path / "x.parquet", options=Options(mapping=mapping))
+    explained = Options(mapping=mapping if format == "unm" else "")
+    summary = ingest([str(tmp_path / "in")], tmp_path / "x.parquet", options=explained)
+    assert summary.unread == [str(tmp_path / "in/README")]
     assert (summary.format, summary.counters.calls, summary.sources) == (format, calls, 1)
     assert summary.skipped_files == {"file not recognised": 1}
     assert TraceArchive(tmp_path / "x.parquet").num_calls == calls
@@ -131,11 +133,28 @@ def test_a_file_that_two_formats_claim_must_be_named(tmp_path, monkeypatch):
         ingest([str(tmp_path / "x")], tmp_path / "x.parquet")
 
 
+@pytest.mark.parametrize("options", [Options(mapping="none"), Options(numbering="A"), Options(columns="call=x")])
+def test_what_explains_other_formats_is_refused(tmp_path, options):
+    (tmp_path / "x").write_bytes(STRACE)
+    with pytest.raises(SyscallLMError, match=r"--(mapping|numbering|columns)=.*: does not concern strace, only .*csv"):
+        ingest([str(tmp_path / "x")], tmp_path / "x.parquet", options=options)
+
+
+def test_a_capture_in_a_folder_or_pattern_is_not_replaced(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/x.strace").write_bytes(STRACE)
+    for argument in (tmp_path / "in", tmp_path / "in/*.strace"):
+        with pytest.raises(SyscallLMError, match=r"x\.strace: is an input, which the output would replace"):
+            ingest([str(argument)], tmp_path / "in/x.strace")
+    assert (tmp_path / "in/x.strace").read_bytes() == STRACE
+
+
 def test_every_reader_keeps_to_the_interface():
     assert {"strace", "adfa_ld", "unm"} <= set(readers.names())
     for name in readers.names():
         module = readers.reader(name)
         assert "\n" not in module.DESCRIPTION and isinstance(module.NOISE, frozenset)
+        assert set(getattr(module, "EXPLAINED_BY", ())) <= {"mapping", "numbering", "columns"}
         assert module.recognises("x", b"") is False and module.recognises("x", bytes(100)) is False
 
 

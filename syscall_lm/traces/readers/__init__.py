@@ -11,6 +11,7 @@ A reader module defines:
 and may define
 
   GROUPINGS: tuple[str, ...]            "thread", "process": whose calls can make a trace; the first is the default.
+  EXPLAINED_BY: tuple[str, ...]         those of "mapping", "numbering" and "columns" that it reads.
   EVENT_TIMES: bool                     whether it tells `Grouping` the time of each call, so that calls can be ordered.
   GAPS: bool                            whether it tells at least how much time lies between calls, for --max_gap.
   WARNING: str                          what every user of such a capture has to know (it holds a subset of calls, ...).
@@ -146,6 +147,21 @@ def grouping(module: ModuleType, options: Options) -> str:
         offered = f"it tells {' and '.join(possible)} only" if possible else "its traces are what they are"
         raise SyscallLMError(f"--group={options.group}: {name} does not tell which calls belong together so; {offered}")
     return options.group or (possible[0] if possible else "")
+
+
+def require_concerned(module: ModuleType, options: Options) -> None:
+    """Refuses what explains a capture, but none of this format.
+
+    Raises:
+      SyscallLMError: such an option is given.
+    """
+    for flag in ("mapping", "numbering", "columns"):
+        if getattr(options, flag) and flag not in getattr(module, "EXPLAINED_BY", ()):
+            able = [name for name in names() if flag in getattr(reader(name), "EXPLAINED_BY", ())]
+            name = module.__name__.rpartition(".")[2]
+            raise SyscallLMError(
+                f"--{flag}={getattr(options, flag)}: does not concern {name}, only {', '.join(able)} (see --format)"
+            )
 
 
 def require_times(module: ModuleType, options: Options) -> None:

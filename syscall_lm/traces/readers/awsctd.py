@@ -19,6 +19,7 @@ from syscall_lm.traces.trace import ATTACK, NORMAL, Trace
 from syscall_lm.traces.vocabulary import NamesSeen, Vocabulary
 
 DESCRIPTION = "AWSCTD: lines of call numbers separated by commas, the class last"
+EXPLAINED_BY = ("mapping", "numbering")
 
 NOT_A_TRACE, BLANK = "not a trace", "empty line"
 NOISE = frozenset({BLANK})

@@ -19,6 +19,7 @@ from syscall_lm.traces.trace import Trace
 from syscall_lm.traces.vocabulary import MAX_NAMES, NamesSeen, Vocabulary
 
 DESCRIPTION = "Solaris BSM audit trails (binary), with the system's audit_event file as --mapping"
+EXPLAINED_BY = ("mapping",)
 
 PROGRAM, NO_SUBJECT = "event of a program, no call", "record without a process"
 NOISE = frozenset({PROGRAM, bsm_records.FILE_MARK})

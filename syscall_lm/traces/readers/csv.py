@@ -15,6 +15,7 @@ from syscall_lm.traces.trace import Trace
 from syscall_lm.traces.vocabulary import NamesSeen, Vocabulary
 
 DESCRIPTION = "CSV with a header; --columns says which column holds what"
+EXPLAINED_BY = ("mapping", "numbering", "columns")
 
 NOISE = frozenset()
 GROUPINGS = columns.GROUPINGS

@@ -14,6 +14,7 @@ from syscall_lm.traces.trace import Trace
 from syscall_lm.traces.vocabulary import NamesSeen, Vocabulary
 
 DESCRIPTION = "JSON lines; --columns says which field holds what"
+EXPLAINED_BY = ("mapping", "numbering", "columns")
 
 NOISE = frozenset({BLANK})
 GROUPINGS = columns.GROUPINGS

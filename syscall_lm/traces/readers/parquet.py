@@ -19,6 +19,7 @@ from syscall_lm.traces.trace import Trace
 from syscall_lm.traces.vocabulary import NamesSeen, Vocabulary
 
 DESCRIPTION = "Parquet; --columns says which column holds what"
+EXPLAINED_BY = ("mapping", "numbering", "columns")
 
 DAMAGED = "row group damaged"
 NOISE = frozenset()

@@ -18,6 +18,7 @@ from syscall_lm.traces.trace import Trace
 from syscall_lm.traces.vocabulary import NamesSeen, Vocabulary, abi_table
 
 DESCRIPTION = "one trace a line: names or numbers of calls"
+EXPLAINED_BY = ("mapping", "numbering")
 
 NOT_A_CALL, BLANK = "not a call", "empty line"
 NOISE = frozenset({BLANK})

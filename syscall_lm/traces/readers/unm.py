@@ -27,6 +27,7 @@ from syscall_lm.traces.trace import Trace
 from syscall_lm.traces.vocabulary import Vocabulary
 
 DESCRIPTION = 'UNM: lines of "PID CALL", with a mapping file'
+EXPLAINED_BY = ("mapping", "numbering")
 
 NOT_A_PAIR, BLANK = "not a pair of numbers", "empty line"
 NOISE = frozenset({BLANK})
