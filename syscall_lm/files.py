@@ -9,7 +9,7 @@ import pathlib
 import tempfile
 from collections.abc import Iterable, Iterator
 
-from syscall_lm.errors import SyscallLMError
+from syscall_lm.errors import Interrupted, SyscallLMError
 
 
 def remove_leftovers(path: str | os.PathLike[str]) -> None:
@@ -87,6 +87,8 @@ def storage(sentence: str) -> Iterator[None]:
     """
     try:
         yield
+    except (SyscallLMError, Interrupted):
+        raise
     except Exception as error:
         full = os.strerror(errno.ENOSPC)
         reason = full if full in str(error) else type(error).__name__

@@ -70,12 +70,7 @@ class Model:
 def save(path: pathlib.Path, vocabulary: Vocabulary, members: tuple[Member, ...], info: Mapping[str, Any]) -> None:
     """Writes configuration and parameters; `path` becomes a model only at the very end."""
     path.mkdir(parents=True, exist_ok=True)
-    me = jax.process_index()  # of several processes that trained together, one writes and need not wait for the others
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix="save-model"
-    )
-    checkpointer = ocp.StandardCheckpointer(multiprocessing_options=alone)
-    with files.storage(f"{_parameters(path)}: cannot be written"), checkpointer:
+    with files.storage(f"{_parameters(path)}: cannot be written"), _checkpointer() as checkpointer:
         checkpointer.save(_parameters(path), {member.name: member.params for member in members}, force=True)
     configuration = {
         "version": VERSION,
@@ -107,7 +102,7 @@ def load(path: str | os.PathLike[str]) -> Model:
         raise SyscallLMError(f"{path / 'model.json'}: damaged ({type(error).__name__}: {error})") from error
     if not intact:
         raise SyscallLMError(f"{path}: its call names do not match their hash; model.json is damaged")
-    with files.storage(f"{path / 'parameters'}: missing or damaged"), ocp.StandardCheckpointer() as checkpointer:
+    with files.storage(f"{path / 'parameters'}: missing or damaged"), _checkpointer() as checkpointer:
         expected = {name: _abstract(shape) for name, shape in sizes.items()}
         parameters = checkpointer.restore(_parameters(path), expected)
     members = tuple(Member(name, shape, parameters[name]) for name, shape in sizes.items())
@@ -136,6 +131,13 @@ def read_json(path: pathlib.Path, missing: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise SyscallLMError(f"{path}: damaged, not a JSON object")
     return value
+
+
+def _checkpointer() -> ocp.StandardCheckpointer:
+    """One that does not wait for the others of several processes that train together."""
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me}, barrier_sync_key_prefix="model")
+    return ocp.StandardCheckpointer(multiprocessing_options=alone)
 
 
 def _parameters(path: pathlib.Path) -> pathlib.Path:
