@@ -26,8 +26,8 @@ from syscall_lm.traces.archive import TraceArchive
 from syscall_lm.traces.trace import Sequences
 
 # On an H200 surprisals differed by up to 1.9e-2, states by 7e-3, gradients by 2.8e-3 of the greatest, scores of real
-# traces by 2.5e-2 (results/gpu).
-SURPRISAL_BOUND, STATE_BOUND, GRADIENT_BOUND, SCORE_BOUND = 3e-2, 1e-2, 5e-3, 5e-2
+# traces by 2.5e-2 (results/gpu); emulated, under another model, by 6.3e-2 (results/precision/operands).
+SURPRISAL_BOUND, STATE_BOUND, GRADIENT_BOUND, SCORE_BOUND = 3e-2, 1e-2, 5e-3, 1e-1
 
 
 def tile(shape: shapes.ModelShape, steps: int, lanes: int, seed: int = 0) -> tuple[Any, ...]:
