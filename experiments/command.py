@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from absl import flags, logging
+from absl import flags
 
 from syscall_lm import cpu
 from syscall_lm.errors import Interrupted, SyscallLMError
@@ -25,7 +25,8 @@ def run(main: Callable[..., None]) -> None:
     (`Interrupted`) exits with 75, Ctrl-C with 130.
     """
     cpu.one_device_a_core()
-    logging.set_verbosity(logging.FATAL)  # Orbax says much, and tells its errors twice
+    if logging := sys.modules.get("absl.logging"):  # imported with Orbax, which says much and tells its errors twice
+        logging.set_verbosity(logging.FATAL)
     sys.unraisablehook = _unraisable
     code = exit_code(main, sys.argv)
     if code == EXIT_USER_ERROR and "orbax" in sys.modules:  # its threads, after an error, complain of the process's end

@@ -83,9 +83,8 @@ def main() -> None:
     for picture in pictures:
         with files.complete_file(output / f"{picture.name}.png") as temporary:
             temporary.write_bytes(picture.light)
-    for stale in output.glob("trace-*.png"):  # of a report with more traces
-        if stale.stem not in {picture.name for picture in pictures}:
-            stale.unlink()
+    for stale in set(output.glob("trace-*.png")) - {output / f"{picture.name}.png" for picture in pictures}:
+        stale.unlink()  # of a report with more traces
     files.write_text(output / "report.json", json.dumps(_numbers(report), indent=1) + "\n")
     files.write_text(output / "report.html", html.render(report))
     print(
