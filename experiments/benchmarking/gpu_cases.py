@@ -15,7 +15,7 @@ from jax.experimental.layout import Format, Layout
 
 from syscall_lm import optimisation, window_training
 from syscall_lm import training as lm_training
-from syscall_lm.experiments.benchmarking.gpu_checks import correctness, scores, scoring_by, spare_buffer, tile
+from syscall_lm.experiments.benchmarking.gpu_checks import correctness, scores, scoring_by, tile
 from syscall_lm.experiments.benchmarking.gpu_rows import Case
 from syscall_lm.experiments.benchmarking.peers import CLIP, DROPOUT, RATE, Flax, Torch
 from syscall_lm.experiments.soni2019 import settings as soni2019
@@ -53,12 +53,12 @@ def scoring() -> Iterator[Case]:
 
 
 def sweep() -> Iterator[Case]:
-    """The kernel's configurations: of one warpgroup where each multiprocessor gets 64 lanes at most, else of two."""
-    sizes = (shapes.LANES[0], 1), (shapes.LANES[-1], 2)
-    for shape, (lanes, warpgroups) in itertools.product(shapes.MODELS, sizes):
-        for spare, stages in itertools.product((0, 1), SWEPT_STAGES):
-            config = ring.Config(warpgroups, stages, spare)
-            if config.fits(mosaic_scoring.operand_bytes(shape.cells, shape.layers, spare)):
+    """The kernel's configurations whose blocks are as many as the multiprocessors, or half as many."""
+    cuts: dict[int, list[tuple[int, int]]] = {4096: [(1, 1), (1, 2)], 8448: [(1, 1), (2, 2)], 16_896: [(2, 1)]}
+    for shape, lanes in itertools.product(shapes.MODELS, shapes.LANES):
+        for (warpgroups, parts), stages in itertools.product(cuts[lanes], SWEPT_STAGES):
+            config = ring.Config(warpgroups, stages, parts)
+            if config.fits(mosaic_scoring.operand_bytes(shape.cells, shape.layers)):
                 make = functools.partial(jitted_scoring, shape, lanes, config=config)
                 case = scoring_case(f"sweep score {shape}, B {lanes}, {config}", shape, lanes, make)
                 case.group = f"sweep score {shape}, B {lanes}"
@@ -79,8 +79,9 @@ def scoring_implementations(shape: shapes.ModelShape, lanes: int) -> dict[str, C
     found: dict[str, Callable[[], Callable[[], Any]]] = {
         name: functools.partial(jitted_scoring, shape, lanes, name) for name in ("mosaic_gpu", "by_layer")
     }
-    for name, options in spare_buffer(shape, lanes).items():
-        found[name] = functools.partial(jitted_scoring, shape, lanes, **options)
+    if lanes <= ring.LANES * ring.MULTIPROCESSORS:
+        config = ring.choose_config(lanes, mosaic_scoring.operand_bytes(shape.cells, shape.layers), parts=2)
+        found["mosaic_gpu, lanes of two blocks"] = functools.partial(jitted_scoring, shape, lanes, config=config)
     for name, options in OF_XLA.items():
         found[name] = functools.partial(jitted_scoring, shape, lanes, "xla", **options)
     found["cuDNN through PyTorch, TF32"] = functools.partial(torch_scoring, shape, lanes, half=False)

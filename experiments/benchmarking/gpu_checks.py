@@ -72,24 +72,19 @@ def correctness() -> Iterator[Case]:
             yield check(f"score_tile {shape}, T {steps}, B {lanes}", check_scoring, shape, steps, lanes)
         yield check(f"lstm {shape} with gradient", check_lstm, shape)
     for shape in shapes.MODELS[:3]:
-        others = {name: {"implementation": name} for name in ("xla", "by_layer")} | spare_buffer(shape, 300)
+        others = {name: {"implementation": name} for name in ("xla", "by_layer")} | cuts(shape)
         for name, options in others.items():
-            steps = 500 if name == "by_layer" else 66  # two blocks
+            steps = 500 if name == "by_layer" else 66  # two blocks of steps
             yield check(f"score_tile {shape}, T {steps}, B 300, {name}", check_scoring, shape, steps, 300, **options)
         yield check(f"Scorer, two members of {shape}", check_scorer, shape)
         yield check(f"a training step of {shape}", check_training, shape)
 
 
-def spare_buffer(shape: shapes.ModelShape, lanes: int) -> dict[str, dict[str, Any]]:
-    """Name -> options of the kernel with a spare buffer for h; nothing where shared memory has no room for it.
-
-    It is not what the kernel chooses, since no chip has run it yet.
-    """
-    try:
-        size = mosaic_scoring.operand_bytes(shape.cells, shape.layers, 1)
-        return {"mosaic_gpu, spare buffer": {"config": ring.choose_config(lanes, size, 1)}}
-    except choice.Unsuitable:
-        return {}
+def cuts(shape: shapes.ModelShape) -> dict[str, dict[str, Any]]:
+    """Name -> options of the kernel for every way of cutting its work up: warpgroups a block, blocks a cluster."""
+    size = mosaic_scoring.operand_bytes(shape.cells, shape.layers)
+    configs = [ring.Config(warpgroups, ring.MIN_STAGES, parts) for warpgroups in (1, 2) for parts in (1, 2)]
+    return {f"mosaic_gpu, {config}": {"config": config} for config in configs if config.fits(size)}
 
 
 def scoring_by(implementation: str, **options: Any) -> Callable[..., Any]:

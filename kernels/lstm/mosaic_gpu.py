@@ -11,14 +11,13 @@ Operands, gates, h and all gradients between steps are bfloat16; c, sums and the
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from syscall_lm.kernels import choice, hopper
+from syscall_lm.kernels import choice, clusters, hopper
 from syscall_lm.kernels.hopper import CELLS, COLUMNS, LANES, TILE_BYTES
 
 GATES = 4
@@ -42,8 +41,8 @@ class Plan:
 
     @property
     def rooms(self) -> int:
-        """Blocks that share what one block would have alone where kernels are interpreted, see `place`."""
-        return 1 if choice.interpret is None else self.parts
+        """See `clusters.rooms`."""
+        return clusters.rooms(self.parts)
 
     @property
     def bytes(self) -> int:
@@ -193,8 +192,7 @@ def run(x, w_hh, reset, carry, training: bool = False, cut: Plan | None = None):
                     scratch["factors"][here, plane] = slope.astype(jnp.bfloat16)
                 plgpu.commit_smem()
             plgpu.wait_smem_to_gmem(0)
-            plgpu.barrier_arrive(met)
-            plgpu.barrier_wait(met)
+            clusters.meet(met)
             if training:
                 plgpu.copy_smem_to_gmem(scratch["factors"].at[here], rest[0].at[several(t, part, PLANES), mine])
             plgpu.copy_gmem_to_smem(h_out.at[pl.ds(t * cut.parts, cut.parts), mine], hidden.at[here], loaded.at[here])
@@ -290,8 +288,7 @@ def run_backward(factors, w_hh, reset, dh_out, after, cut: Plan | None = None):
             plgpu.copy_smem_to_gmem(staged.at[here], dx.at[several(t, part, GATES), mine])
             fetch(jnp.maximum(t - 1, 0))
             plgpu.wait_smem_to_gmem(0)
-            plgpu.barrier_arrive(met)
-            plgpu.barrier_wait(met)
+            clusters.meet(met)
 
             def load(group):
                 slot = group % cut.stages
@@ -336,13 +333,9 @@ def run_backward(factors, w_hh, reset, dh_out, after, cut: Plan | None = None):
 
 
 def place(cut: Plan):
-    """Which part of its cluster this block is, where its own things are in shared memory, and which lanes are its.
-
-    The interpreter of jax 0.10 knows no barriers of clusters: where kernels are interpreted a cluster's blocks are the
-    warpgroups of one block, and all share its room.
-    """
-    part = jax.lax.axis_index("part")
-    return part, 0 if choice.interpret is None else part, pl.ds(jax.lax.axis_index("cluster") * LANES, LANES)
+    """Which part of its cluster this block is, its room in shared memory, and which lanes are its."""
+    part, room, _ = clusters.place(cut.parts)
+    return part, room, pl.ds(jax.lax.axis_index("cluster") * LANES, LANES)
 
 
 def planes_at(parts: int, t, group, count: int):
@@ -352,11 +345,11 @@ def planes_at(parts: int, t, group, count: int):
 
 def weights_scratch(cut: Plan, shape: tuple[int, ...]):
     """Room for a block's weights, and the barriers at which they are there and at which the cluster meets."""
-    if choice.interpret is None:
-        met = plgpu.ClusterBarrier(collective_axes=("part",))
-    else:
-        met = plgpu.Barrier(num_arrivals=cut.parts)
-    return {"weights": hopper.operand((cut.rooms, *shape)), "ready": plgpu.Barrier(num_barriers=cut.rooms), "met": met}
+    return {
+        "weights": hopper.operand((cut.rooms, *shape)),
+        "ready": plgpu.Barrier(num_barriers=cut.rooms),
+        "met": clusters.meeting(cut.parts),
+    }
 
 
 def accumulated(product, columns: int) -> jax.Array:
@@ -367,9 +360,6 @@ def accumulated(product, columns: int) -> jax.Array:
 
 def launch(body, out_type, scratch, cut: Plan, height: int, name: str):
     """`plgpu.kernel` over clusters of blocks."""
-    axes: dict[str, Any] = {"num_threads": cut.parts, "thread_name": "part"}
-    if choice.interpret is None:
-        axes = {"cluster": (cut.parts,), "cluster_names": ("part",)}
     return plgpu.kernel(
         body,
         out_type=out_type,
@@ -379,5 +369,5 @@ def launch(body, out_type, scratch, cut: Plan, height: int, name: str):
         kernel_name=name,
         compiler_params=hopper.PARAMETERS,
         interpret=choice.interpret,
-        **axes,
+        **clusters.axes(cut.parts),
     )

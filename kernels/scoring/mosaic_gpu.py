@@ -2,9 +2,10 @@
 
 Device memory sees call numbers, surprisals, c, h and rows of the folded table, which are gathered straight into
 registers; everything else stays in registers and shared memory, or is weights that come from L2. While other groups
-still read the old h, new ones wait in device memory, from which they come back together, or in a spare buffer.
+still read the old h, new ones wait in device memory, from which they come back together, those of another block too.
 
-The log-sum-exp runs along with the head's products. Columns beyond V have a bias so low that their probability is zero.
+The log-sum-exp runs along with the head's products, of which each block of a cluster has some: theirs are put together
+afterwards. Columns beyond V have a bias so low that their probability is zero.
 """
 
 import functools
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from syscall_lm.kernels import choice, hopper
+from syscall_lm.kernels import choice, clusters, hopper
 from syscall_lm.kernels.hopper import CELLS, COLUMNS, LANES
 from syscall_lm.kernels.scoring import ring as rings
 
@@ -41,10 +42,9 @@ def check(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry) -> ri
     return rings.choose_config(inputs.shape[1], operand_bytes(cells, len(w_hh)))
 
 
-def operand_bytes(cells: int, layers: int, spare: int = 0) -> int:
-    """Shared memory of 64 lanes: every layer's h in bfloat16, and spare buffers or what leaves for device memory."""
-    staged = 0 if spare else STAGED * CELLS
-    return LANES * 2 * ((layers + spare) * hopper.padded(cells, CELLS) + staged)
+def operand_bytes(cells: int, layers: int) -> int:
+    """Shared memory of 64 lanes: every layer's h in bfloat16, and what leaves for device memory."""
+    return LANES * 2 * (layers * hopper.padded(cells, CELLS) + STAGED * CELLS)
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -57,8 +57,9 @@ def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, 
     config = config or check(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry)
     (cells, vocabulary), (steps, lanes), layers = w_out.shape, inputs.shape, len(w_hh)
     width, height = hopper.padded(cells, CELLS), hopper.padded(lanes, config.block_lanes)
-    groups, columns = width // CELLS, hopper.padded(vocabulary, COLUMNS)
-    tape, biases = weights_of(w_hh, upper, w_out, b_out)
+    groups = width // CELLS
+    work = rings.Work(groups, hopper.padded(vocabulary, COLUMNS) // COLUMNS, layers, config.parts)
+    tape, biases = weights_of(w_hh, upper, w_out, b_out, work)
     rows = hopper.fetched_columns(hopper.gate_columns(table, width)).astype(jnp.bfloat16).reshape(-1, COLUMNS)
 
     keep = hopper.pad(1 - jnp.asarray(reset, jnp.float32), (steps, height))
@@ -66,147 +67,136 @@ def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, 
     inputs, targets = (hopper.pad(jnp.asarray(ids, jnp.int32), (steps, height)) for ids in (inputs, targets))
     c, h = (jnp.stack([hopper.in_groups(pair[part], height, width) for pair in carry]) for part in range(2))
 
-    def body(tape, rows, biases, inputs, targets, keep, c_in, h_in, surprisal, c_out, h_out, hidden, **scratch):
-        staged, arrived = scratch.pop("staged", None), scratch.pop("arrived")
-        ring = rings.Ring(config, tape, **scratch)
+    turns = 1 if config.parts == 1 else 2  # another block may still read a step's h when the next ones are written
 
-        def compute(first, warpgroup):
-            mine = pl.ds(first, LANES)
+    def body(tape, rows, biases, inputs, targets, keep, c_in, h_in, normaliser, logit, c_out, h_out, **scratch):
+        hidden, staged, arrived, met = (scratch.pop(name) for name in ("hidden", "staged", "arrived", "met"))
+        part, room, warpgroup = clusters.place(config.parts, config.warpgroups + 1)
+        ring = rings.Ring(config, work, part, room, tape, **scratch)
+        share = work.share(part)
+        here = room * config.warpgroups + warpgroup  # this warpgroup's operands
+        mine = pl.ds(jax.lax.axis_index("lanes") * config.block_lanes + warpgroup * LANES, LANES)
 
-            def buffer(layer, t):
-                """Where a layer's h before step t lie: with a spare buffer each step moves all layers by one."""
-                return jax.lax.rem(layer + layers * t, jnp.int32(layers + 1)) if config.spare else layer
-
-            def fetch_h(source, layer):
-                here = hidden.at[warpgroup, layer]
-                plgpu.copy_gmem_to_smem(source.at[layer, :, mine], here, arrived.at[warpgroup])
-                plgpu.barrier_wait(arrived.at[warpgroup])
-
-            def operands(layer, t):
-                here = buffer(layer, t)
-                return [hidden.at[warpgroup, here, group] for group in range(groups)]
-
-            def keep_new(h, layer, t, group):
-                """Puts a group's h after step t where no product of this step reads them."""
-                if staged is None:
-                    hidden[warpgroup, buffer(layer, t + 1), group] = h
-                    return
-                slot = jax.lax.rem(group, jnp.int32(STAGED))
-                plgpu.wait_smem_to_gmem(STAGED - 1, wait_read_only=True)
-                staged[warpgroup, slot] = h
-                plgpu.commit_smem()
-                plgpu.copy_smem_to_gmem(staged.at[warpgroup, slot], h_out.at[layer, group, mine])
-
-            def publish_new(layer):
-                """Has products read a layer's new h, all of which are there."""
-                if staged is None:
-                    plgpu.commit_smem()
-                    return
-                plgpu.wait_smem_to_gmem(0)
-                fetch_h(h_out, layer)
-
+        def compute():
             for layer in range(layers):
-                fetch_h(h_in, layer)
+                fetch_h(h_in, layer, layer)
 
-                @pl.loop(0, groups)
+                @pl.loop(*share.groups)
                 def _(group, layer=layer):
                     c_out[layer, group, mine] = hopper.load(c_in.at[layer, group, mine])
 
             ring.begin()
+            pl.loop(0, steps)(step)
 
-            @pl.loop(0, steps)
-            def _(t):
-                tile = t * ring.count
-                kept = hopper.load(keep.at[t, mine])
-                call = hopper.load(inputs.at[t, mine])
-                for layer in range(1, layers):
+        def step(t):
+            tile = t * ring.count
+            turn = 0 if turns == 1 else jax.lax.rem(t, jnp.int32(turns))
+            kept = hopper.load(keep.at[t, mine])
+            call = hopper.load(inputs.at[t, mine])
+            for layer in range(1, layers):
 
-                    @pl.loop(0, groups)
-                    def _(group, layer=layer):
-                        here = buffer(layer, t)
-                        h = hidden[warpgroup, here, group].astype(jnp.float32)
-                        hidden[warpgroup, here, group] = (h * hopper.rows(kept, CELLS)).astype(jnp.bfloat16)
+                @pl.loop(0, groups)
+                def _(group, layer=layer):
+                    h = hidden[here, layer, group].astype(jnp.float32)
+                    hidden[here, layer, group] = (h * hopper.rows(kept, CELLS)).astype(jnp.bfloat16)
 
-                if layers > 1:
+            if layers > 1:
+                plgpu.commit_smem()
+            for layer in range(layers):
+                read = operands(layer) + (operands(layer - 1) if layer > 0 else [])
+
+                @pl.loop(*share.groups)
+                def _(group, layer=layer, read=read, tile=tile):
+                    c = hopper.load(c_out.at[layer, group, mine]) * hopper.rows(kept, CELLS)
+                    if layer == 0:  # both loads are under way while the product runs
+                        below = hopper.fetch(rows, call + group * (vocabulary + 1))
+                    else:
+                        below = hopper.columns(hopper.load(biases.at[(layer - 1) * groups + group]))
+                    sums = ring.product(tile + (group - share.groups[0]) * len(read), read)
+                    if layer == 0:  # rows of h that are zero make rows of the product zero
+                        sums *= hopper.rows(kept, COLUMNS)
+                    c, h = hopper.cell(hopper.gates_of(sums + below.astype(jnp.float32)), c)
+                    c_out[layer, group, mine] = c
+                    slot = jax.lax.rem(group, jnp.int32(STAGED))
+                    plgpu.wait_smem_to_gmem(STAGED - 1, wait_read_only=True)
+                    staged[here, slot] = h.astype(jnp.bfloat16)
                     plgpu.commit_smem()
-                for layer in range(layers):
-                    read = operands(layer, t) + (operands(layer - 1, t + 1) if layer > 0 else [])
+                    plgpu.copy_smem_to_gmem(staged.at[here, slot], h_out.at[turn * layers + layer, group, mine])
 
-                    @pl.loop(0, groups)
-                    def _(group, layer=layer, read=read, tile=tile):
-                        c = hopper.load(c_out.at[layer, group, mine]) * hopper.rows(kept, CELLS)
-                        if layer == 0:  # both loads are under way while the product runs
-                            below = hopper.fetch(rows, call + group * (vocabulary + 1))
-                        else:
-                            below = hopper.columns(hopper.load(biases.at[(layer - 1) * groups + group]))
-                        sums = ring.product(tile + group * len(read), read)
-                        if layer == 0:  # rows of h that are zero make rows of the product zero
-                            sums *= hopper.rows(kept, COLUMNS)
-                        c, h = hopper.cell(hopper.gates_of(sums + below.astype(jnp.float32)), c)
-                        c_out[layer, group, mine] = c
-                        keep_new(h.astype(jnp.bfloat16), layer, t, group)
-
-                    tile += groups * len(read)
-                    publish_new(layer)
-                surprisal[t, mine] = head(tile, operands(layers - 1, t + 1), hopper.load(targets.at[t, mine]))
-
-            if staged is None:
-                for layer in range(layers):
-                    last = hidden.at[warpgroup, (layer + layers * steps) % (layers + 1)]
-                    plgpu.copy_smem_to_gmem(last, h_out.at[layer, :, mine])
+                tile += (share.groups[1] - share.groups[0]) * len(read)
                 plgpu.wait_smem_to_gmem(0)
+                if config.parts > 1:
+                    clusters.meet(met.at[warpgroup])
+                fetch_h(h_out, turn * layers + layer, layer)
+            normaliser[part, t, mine], logit[part, t, mine] = head(tile, hopper.load(targets.at[t, mine]))
 
-        def head(tile, h, target):
-            greatest = total = chosen = None
-            for number in range(columns // COLUMNS):
+        def fetch_h(source, number, layer):
+            plgpu.copy_gmem_to_smem(source.at[number, :, mine], hidden.at[here, layer], arrived.at[here])
+            plgpu.barrier_wait(arrived.at[here])
+
+        def operands(layer):
+            return [hidden.at[here, layer, group] for group in range(groups)]
+
+        def head(tile, target):
+            def block(number, state):
+                greatest, total, chosen = state
                 bias = hopper.load(biases.at[(layers - 1) * groups + number])
-                logits = ring.product(tile + number * groups, h) + hopper.columns(bias)
+                logits = ring.product(tile + (number - share.products[0]) * groups, operands(layers - 1))
+                logits += hopper.columns(bias)
                 numbers = jax.lax.broadcasted_iota(jnp.int32, (LANES, COLUMNS), 1) + number * COLUMNS
-                of_target = jnp.sum(jnp.where(numbers == hopper.rows(target, COLUMNS), logits, 0.0), axis=1)
-                block = jnp.max(logits, axis=1)
-                if greatest is None or total is None or chosen is None:
-                    greatest, chosen = block, of_target
-                    total = jnp.sum(jnp.exp(logits - hopper.rows(greatest, COLUMNS)), axis=1)
-                else:
-                    before, greatest = greatest, jnp.maximum(greatest, block)
-                    chosen += of_target
-                    total = total * jnp.exp(before - greatest)
-                    total += jnp.sum(jnp.exp(logits - hopper.rows(greatest, COLUMNS)), axis=1)
-            assert greatest is not None and total is not None and chosen is not None  # there is at least one call
-            return greatest + jnp.log(total) - chosen
+                chosen += jnp.sum(jnp.where(numbers == hopper.rows(target, COLUMNS), logits, 0.0), axis=1)
+                before, greatest = greatest, jnp.maximum(greatest, jnp.max(logits, axis=1))
+                total = total * jnp.exp(before - greatest)
+                total += jnp.sum(jnp.exp(logits - hopper.rows(greatest, COLUMNS)), axis=1)
+                return greatest, total, chosen
 
-        rings.by_role(config, compute, lambda: ring.fill(steps))
+            state = tuple(jnp.full((LANES,), value, jnp.float32) for value in (NOTHING, 0, 0))
+            if config.parts > 1:
+                state = jax.lax.fori_loop(*share.products, block, state)
+            else:
+                for number in range(work.products):
+                    state = block(number, state)
+            greatest, total, chosen = state
+            return greatest + jnp.log(total), chosen
+
+        rings.by_role(config, warpgroup, compute, lambda: ring.fill(steps))
 
     state = jax.ShapeDtypeStruct((layers, groups, height, CELLS), jnp.float32)
+    rooms = clusters.rooms(config.parts) * config.warpgroups
     scratch = {
-        "hidden": hopper.operand((config.warpgroups, layers + config.spare, groups, LANES, CELLS)),
-        "arrived": plgpu.Barrier(num_barriers=config.warpgroups),
+        "hidden": hopper.operand((rooms, layers, groups, LANES, CELLS)),
+        "staged": hopper.operand((rooms, STAGED, LANES, CELLS)),
+        "arrived": plgpu.Barrier(num_barriers=rooms),
+        "met": clusters.meeting(config.parts, config.warpgroups),
         **rings.ring_scratch(config),
     }
-    if not config.spare:
-        scratch["staged"] = hopper.operand((config.warpgroups, STAGED, LANES, CELLS))
-    h_state = jax.ShapeDtypeStruct(state.shape, jnp.bfloat16)
-    out_type = [jax.ShapeDtypeStruct((steps, height), jnp.float32), state, h_state]
-    kernel = rings.launch(body, out_type, scratch, config, height, "score_tile")
-    surprisal, c, h = kernel(tape, rows, biases, inputs, targets, keep, c, h.astype(jnp.bfloat16))
-    c, h = (hopper.from_groups(part, lanes, cells).astype(jnp.float32) for part in (c, h))
+    of_calls = jax.ShapeDtypeStruct((config.parts, steps, height), jnp.float32)
+    h_state = jax.ShapeDtypeStruct((turns * layers, groups, height, CELLS), jnp.bfloat16)
+    kernel = rings.launch(body, [of_calls, of_calls, state, h_state], scratch, config, height, "score_tile")
+    normaliser, logit, c, h = kernel(tape, rows, biases, inputs, targets, keep, c, h.astype(jnp.bfloat16))
+    surprisal = jax.nn.logsumexp(normaliser, axis=0) - logit.sum(axis=0)
+    last = (steps - 1) % turns * layers
+    c, h = (hopper.from_groups(part, lanes, cells).astype(jnp.float32) for part in (c, h[last : last + layers]))
     return surprisal[:, :lanes], [(c[layer], h[layer]) for layer in range(layers)]
 
 
-def weights_of(w_hh, upper, w_out, b_out) -> tuple[jax.Array, jax.Array]:
-    """The tape, and the biases in the order of the products that need one, `[products, COLUMNS]` in float32."""
+def weights_of(w_hh, upper, w_out, b_out, work: rings.Work) -> tuple[jax.Array, jax.Array]:
+    """The tapes, part after part, and the biases of products that need one, `[products, COLUMNS]` in float32."""
     cells, vocabulary = w_out.shape
     width = hopper.padded(cells, CELLS)
 
     def gates(weights):
         return hopper.gate_columns(hopper.pad(jnp.asarray(weights), (width, 4 * cells)), width)
 
-    products = [gates(w_hh[0])]
+    by_layer = [gates(w_hh[0])]
     for recurrent, (w_ih, _) in zip(w_hh[1:], upper, strict=True):
-        products.append(jnp.concatenate([gates(recurrent), gates(w_ih)], axis=1))
-    columns = hopper.padded(vocabulary, COLUMNS)
+        by_layer.append(jnp.concatenate([gates(recurrent), gates(w_ih)], axis=1))
+    columns = work.products * COLUMNS
     head = hopper.pad(jnp.asarray(w_out), (width, columns)).reshape(width, -1, COLUMNS)
-    tape = hopper.tape_of([*products, jnp.moveaxis(head, 1, 0)])
+    head = jnp.moveaxis(head, 1, 0)
+    products = []
+    for share in work.shares:
+        products += [*(layer[slice(*share.groups)] for layer in by_layer), head[slice(*share.products)]]
     b_head = jnp.pad(jnp.asarray(b_out), (0, columns - vocabulary), constant_values=NOTHING)
     biases = [*(hopper.gate_columns(jnp.asarray(b), width) for _, b in upper), b_head.reshape(-1, COLUMNS)]
-    return tape, jnp.concatenate(biases)
+    return hopper.tape_of(products), jnp.concatenate(biases)

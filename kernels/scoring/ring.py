@@ -4,7 +4,11 @@ A block owns 64 lanes for each of its computing warpgroups, and all cells; a loo
 step's program is short enough for the instruction cache. All weights that one step needs are laid out beforehand as one
 tape `[rows, 128]` in the order of their use. A further warpgroup does nothing but copy tile after tile of it, 32 rows
 each, into a ring of buffers in shared memory, from L2, once a step. A computing warpgroup takes the tiles in turn: tile
-k of a product meets group k of h. What fits into the ring whole is loaded once and stays.
+k of a product meets group k of h. What fits into the ring whole is loaded once and stays, where a block is alone.
+
+Where lanes are too few to give every multiprocessor a block, several blocks can own the same lanes: each has a part of
+the cells and of the head, with a tape of its own, and learns the others' h as kernels/clusters.py says. Of two, each
+copies and multiplies half as much a step. No chip has run that yet, so it is not what is chosen.
 
 Pairs of blocks that fetch each tile together (multicast) were tried and dropped: on an H200 they were 20 % slower for
 400 cells and made no clear difference for 200.
@@ -18,7 +22,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from syscall_lm.kernels import choice
+from syscall_lm.kernels import choice, clusters
 from syscall_lm.kernels.hopper import (
     CELLS,
     COLUMNS,
@@ -41,14 +45,13 @@ class Config:
     Attributes:
       warpgroups: computing warpgroups a block, 1 or 2; a block has 64 times as many lanes.
       stages: tiles that are in flight or in use at a time.
-      spare: buffers for h beyond one for each layer. With 1, a layer's new h are written into the one that is free, and
-        the next layer's where its old ones were; with 0 they leave for device memory, and come back when no product
-        needs the old ones any more.
+      parts: blocks that own the same lanes, each with a part of the cells and of the head; at most as many as there are
+        groups of cells.
     """
 
     warpgroups: int
     stages: int
-    spare: int = 0
+    parts: int = 1
 
     @property
     def block_lanes(self) -> int:
@@ -60,20 +63,20 @@ class Config:
         return self.warpgroups * bytes_per_warpgroup + self.stages * TILE_BYTES <= SHARED_BYTES - RESERVED_BYTES
 
 
-def choose_config(lanes: int, bytes_per_warpgroup: int, spare: int = 0) -> Config:
+def choose_config(lanes: int, bytes_per_warpgroup: int, parts: int = 1) -> Config:
     """A second warpgroup where one for each multiprocessor would not hold all lanes; as long a ring as fits.
 
     Args:
       lanes: B.
-      bytes_per_warpgroup: shared memory of a kernel's operands for 64 lanes, spare buffers included.
-      spare: see `Config`.
+      bytes_per_warpgroup: shared memory of a kernel's operands for 64 lanes.
+      parts: see `Config`.
 
     Raises:
       Unsuitable: nothing fits (see choice.py).
     """
-    for warpgroups in (2, 1) if lanes > LANES * MULTIPROCESSORS else (1,):
+    for warpgroups in (2, 1) if lanes * parts > LANES * MULTIPROCESSORS else (1,):
         for stages in range(MAX_STAGES, MIN_STAGES - 1, -1):
-            if (config := Config(warpgroups, stages, spare)).fits(bytes_per_warpgroup):
+            if (config := Config(warpgroups, stages, parts)).fits(bytes_per_warpgroup):
                 return config
     raise choice.Unsuitable(
         f"the operands of {LANES} lanes take {bytes_per_warpgroup:,} bytes of shared memory; with {MIN_STAGES} tiles "
@@ -81,52 +84,106 @@ def choose_config(lanes: int, bytes_per_warpgroup: int, spare: int = 0) -> Confi
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """What one block of a cluster computes: groups of cells, in every layer, and products of the head.
+
+    Attributes:
+      groups: the first group, and the one that follows the last.
+      products: the same of the head's products.
+      tiles: a step's.
+      first_tile: where they begin on the tape of all parts.
+    """
+
+    groups: tuple[Any, Any]
+    products: tuple[Any, Any]
+    tiles: Any
+    first_tile: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """A step's work.
+
+    Attributes:
+      groups: of cells.
+      products: of the head, `COLUMNS` calls each.
+      layers: L.
+      parts: see `Config`.
+    """
+
+    groups: int
+    products: int
+    layers: int
+    parts: int
+
+    def share(self, part: Any) -> Share:
+        """That of one part; the last has the most groups, and the first the most products."""
+        groups = [clusters.share_begins(self.groups, part + k, self.parts) for k in range(2)]
+        products = [
+            self.products - clusters.share_begins(self.products, self.parts - part - k, self.parts) for k in range(2)
+        ]
+        read = (2 * self.layers - 1) * self.groups  # tiles of one group of cells, over all layers
+        tiles = (groups[1] - groups[0]) * read + (products[1] - products[0]) * self.groups
+        return Share(tuple(groups), tuple(products), tiles, groups[0] * read + products[0] * self.groups)
+
+    @property
+    def shares(self) -> list[Share]:
+        """Every part's."""
+        return [self.share(part) for part in range(self.parts)]
+
+
 def ring_scratch(config: Config) -> dict[str, Any]:
     """What `Ring` needs, for a kernel's scratch types."""
+    slots = clusters.rooms(config.parts) * config.stages
     return {
-        "tiles": operand((config.stages, CELLS, COLUMNS)),
-        "filled": plgpu.Barrier(num_barriers=config.stages),
-        "emptied": plgpu.Barrier(num_arrivals=config.warpgroups, num_barriers=config.stages),
+        "tiles": operand((slots, CELLS, COLUMNS)),
+        "filled": plgpu.Barrier(num_barriers=slots),
+        "emptied": plgpu.Barrier(num_arrivals=config.warpgroups, num_barriers=slots),
     }
 
 
 class Ring:
     """The ring of tiles, seen from inside a kernel; tiles are counted from the first of the first step."""
 
-    def __init__(self, config: Config, tape: Any, tiles: Any, filled: Any, emptied: Any):
-        self._config, self._tape = config, tape
-        self._tiles, self._filled, self._emptied = tiles, filled, emptied
-        self.count = tape.shape[0] // CELLS  # a step's
-        self._resident = self.count <= config.stages
+    def __init__(
+        self, config: Config, work: Work, part: Any, room: Any, tape: Any, tiles: Any, filled: Any, emptied: Any
+    ):
+        counts = [share.tiles for share in work.shares]
+        self._stages = min(config.stages, *counts)
+        self._resident = counts == [self._stages]
+        self._share, self._first_slot = work.share(part), room * config.stages
+        self._tape, self._tiles, self._filled, self._emptied = tape, tiles, filled, emptied
+        self.count = self._share.tiles
 
     def fill(self, steps: int) -> None:
         """The copying warpgroup's work."""
-        for tile in range(min(self.count, self._config.stages)):
-            self._copy(tile, tile)
+        for tile in range(self._stages):
+            self._copy(tile, self._first_slot + tile)
         if self._resident:
             return
 
-        @pl.loop(self._config.stages, steps * self.count)
+        @pl.loop(self._stages, steps * self.count)
         def _(number):
             slot = self._slot(number)
             plgpu.barrier_wait(self._emptied.at[slot])
             self._copy(jax.lax.rem(number, jnp.int32(self.count)), slot)
 
-        for slot in range(self._config.stages):  # every barrier's phases are seen to their end
-            plgpu.barrier_wait(self._emptied.at[slot])
+        for slot in range(self._stages):  # every barrier's phases are seen to their end
+            plgpu.barrier_wait(self._emptied.at[self._first_slot + slot])
 
     def _slot(self, number: Any) -> Any:
-        return jax.lax.rem(number, jnp.int32(self.count if self._resident else self._config.stages))
+        return self._first_slot + jax.lax.rem(number, jnp.int32(self._stages))
 
     def _copy(self, tile: Any, slot: Any) -> None:
-        rows = pl.ds(tile * CELLS, CELLS)
+        rows = pl.ds((self._share.first_tile + tile) * CELLS, CELLS)
         plgpu.copy_gmem_to_smem(self._tape.at[rows], self._tiles.at[slot], self._filled.at[slot])
 
     def begin(self) -> None:
         """Before the first step, in every computing warpgroup."""
         if self._resident:
-            for tile in range(self.count):
-                plgpu.barrier_wait(self._filled.at[tile])
+            for slot in range(self._stages):
+                plgpu.barrier_wait(self._filled.at[slot])
 
     def product(self, first: Any, operands: list[Any]) -> jax.Array:
         """Multiplies `[LANES, CELLS]` operands, side by side, with as many tiles: `[LANES, COLUMNS]` in float32.
@@ -161,24 +218,21 @@ def launch(body: Any, out_type: Any, scratch: dict[str, Any], config: Config, la
         out_type=out_type,
         scratch_types=scratch,
         grid=(lanes // config.block_lanes,),
-        grid_names=("block",),
-        num_threads=config.warpgroups + 1,
-        thread_name="warpgroup",
+        grid_names=("lanes",),
         kernel_name=name,
         compiler_params=PARAMETERS,
         interpret=choice.interpret,
+        **clusters.axes(config.parts, config.warpgroups + 1),
     )
 
 
-def by_role(config: Config, compute: Any, copy: Any) -> None:
-    """Runs `compute(first_lane, warpgroup)` in the computing warpgroups and `copy()` in the last one."""
-    warpgroup = jax.lax.axis_index("warpgroup")
+def by_role(config: Config, warpgroup: Any, compute: Any, copy: Any) -> None:
+    """Runs `compute()` in the computing warpgroups and `copy()` in the last one."""
 
     @pl.when(warpgroup < config.warpgroups)
     def _():
         plgpu.set_max_registers(232, action="increase")
-        first = jax.lax.axis_index("block") * config.block_lanes + warpgroup * LANES
-        compute(first, warpgroup)
+        compute()
 
     @pl.when(warpgroup == config.warpgroups)
     def _():

@@ -50,15 +50,6 @@ def test_warpgroups_blocks_and_a_ring_that_streams_change_nothing(implementation
     assert implementation
 
 
-@pytest.mark.parametrize("implementation", ["mosaic_gpu"])
-@pytest.mark.parametrize("layers", [1, 2])
-def test_new_states_in_a_spare_buffer_and_by_way_of_device_memory_are_the_same(implementation, layers):
-    tile = gpu_checks.tile(shapes.ModelShape(layers, 40, 70), 4, 70)
-    found, expected = (mosaic_scoring.score_tile(*tile, config=ring.Config(1, 5, spare)) for spare in (1, 0))
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
-    assert implementation
-
-
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="interprets, on a CPU")
 def test_blocks_of_a_cluster_and_gradients_in_parts_change_nothing_and_do_not_race():
     """In a process of its own: blocks that wait for one another each hold a thread of XLA's, of which it needs more."""
@@ -71,9 +62,9 @@ def test_blocks_of_a_cluster_and_gradients_in_parts_change_nothing_and_do_not_ra
 @pytest.mark.parametrize("shape", shapes.MODELS, ids=str)
 def test_real_shapes_lower_for_hopper(shape):
     tile = jax.eval_shape(lambda: gpu_checks.tile(shape, 1, shapes.LANES[0]))
-    assert "mosaic_gpu" in lower(mosaic_scoring.score_tile, *tile)
-    for options in gpu_checks.spare_buffer(shape, shapes.LANES[0]).values():
-        assert "mosaic_gpu" in lower(functools.partial(mosaic_scoring.score_tile, **options), *tile)
+    size = mosaic_scoring.operand_bytes(shape.cells, shape.layers)
+    for config in {ring.choose_config(lanes, size, parts) for lanes in shapes.LANES for parts in (1, 2)}:
+        assert "mosaic_gpu" in lower(functools.partial(mosaic_scoring.score_tile, config=config), *tile)
 
 
 @pytest.mark.parametrize("cells", sorted({shape.cells for shape in shapes.MODELS}))
@@ -91,11 +82,32 @@ def test_real_recurrences_and_their_gradients_lower_for_hopper(cells):
 @pytest.mark.parametrize("shape", shapes.MODELS, ids=str)
 def test_every_real_shape_has_a_configuration_that_fits(shape):
     size = mosaic_scoring.operand_bytes(shape.cells, shape.layers)
-    assert gpu_checks.spare_buffer(shape, 1)
     for lanes in (1, *shapes.LANES):
         config = ring.choose_config(lanes, size)
         assert config.fits(size) and config.block_lanes <= max(lanes, hopper.LANES)
         assert ring.MIN_STAGES <= config.stages <= ring.MAX_STAGES
+
+
+def test_blocks_have_a_second_warpgroup_where_multiprocessors_have_more_than_one_warpgroup_to_run():
+    def warpgroups(cells, lanes, layers=1, parts=1):
+        return ring.choose_config(lanes, mosaic_scoring.operand_bytes(cells, layers), parts).warpgroups
+
+    assert [warpgroups(200, lanes) for lanes in (1, 8448, 8449)] == [1, 1, 2]
+    assert [warpgroups(200, lanes, parts=2) for lanes in (1, 4224, 4225)] == [1, 1, 2]
+    assert warpgroups(400, 16_896, layers=2) == 1  # a second warpgroup's operands do not fit
+
+
+@pytest.mark.parametrize("shape", [*shapes.MODELS, shapes.ModelShape(3, 70, 130), shapes.ModelShape(1, 40, 5)], ids=str)
+@pytest.mark.parametrize("parts", [1, 2])
+def test_parts_share_all_work_evenly(shape, parts):
+    groups, products = (-(-size // unit) for size, unit in ((shape.cells, 32), (shape.vocabulary, 128)))
+    shares = ring.Work(groups, products, shape.layers, parts).shares
+    for whole, owned in ((groups, [one.groups for one in shares]), (products, [one.products for one in shares])):
+        assert [number for begin, end in owned for number in range(begin, end)] == list(range(whole))
+    tiles = [one.tiles for one in shares]
+    assert sum(tiles) == groups * ((2 * shape.layers - 1) * groups + products)
+    assert [one.first_tile for one in shares] == [sum(tiles[:part]) for part in range(parts)]
+    assert max(tiles) - min(tiles) <= (2 * shape.layers - 1) * groups  # one group of cells, over all layers
 
 
 def test_recurrences_fit_or_are_refused():
