@@ -1,6 +1,6 @@
 """Blocks that share lanes: each has some of the cells, and what the others need of them goes through device memory.
 
-A block writes its own h there, the cluster meets at a barrier, and each block reads what the others wrote, from L2.
+A block writes there what it made, the cluster meets at a barrier, and each block reads what the others wrote, from L2.
 
 The interpreter of jax 0.10 knows no barriers of clusters: where kernels are interpreted a cluster's blocks are threads
 of one block, and each has a room of its own in what is that block's shared memory.
@@ -50,13 +50,3 @@ def meet(barrier: Any) -> None:
     """Waits until every block of the cluster is here; what they wrote to device memory before can be read then."""
     plgpu.barrier_arrive(barrier)
     plgpu.barrier_wait(barrier)
-
-
-def share_begins(size: int, part: Any, parts: int) -> Any:
-    """The first of `size` things that is a part's own; the last part's share ends where the next one's would begin.
-
-    Shares differ by one at most, and the last part's is the largest.
-    """
-    if isinstance(part, int):
-        return size * part // parts
-    return jax.lax.div(size * part, jnp.int32(parts))

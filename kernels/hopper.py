@@ -2,8 +2,8 @@
 
 Cells come in groups of 32, whose four gates are the 128 columns of one product; lanes in groups of 64, the rows of a
 warpgroup's matrix instruction. Each kernel loops over time inside, and state never leaves the chip's caches. Operands
-are bfloat16, sums float32. There are two ways to cut the work up: kernels/scoring gives a block many lanes and all
-cells (ring.py), kernels/lstm gives a cluster of blocks 64 lanes and each block of it one group of cells.
+are bfloat16, sums float32. There are two ways to cut the work up: kernels/scoring streams all weights past a block of
+many lanes (ring.py), kernels/lstm gives a cluster of blocks 64 lanes and each block of it one group of cells.
 """
 
 from typing import Any

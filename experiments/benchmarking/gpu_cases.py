@@ -79,8 +79,8 @@ def scoring_implementations(shape: shapes.ModelShape, lanes: int) -> dict[str, C
     found: dict[str, Callable[[], Callable[[], Any]]] = {
         name: functools.partial(jitted_scoring, shape, lanes, name) for name in ("mosaic_gpu", "by_layer")
     }
-    if lanes <= ring.LANES * ring.MULTIPROCESSORS:
-        config = ring.choose_config(lanes, mosaic_scoring.operand_bytes(shape.cells, shape.layers), parts=2)
+    config = ring.choose_config(lanes, mosaic_scoring.operand_bytes(shape.cells, shape.layers), parts=2)
+    if lanes * config.parts <= config.block_lanes * ring.MULTIPROCESSORS:  # all blocks run at the same time
         found["mosaic_gpu, lanes of two blocks"] = functools.partial(jitted_scoring, shape, lanes, config=config)
     for name, options in OF_XLA.items():
         found[name] = functools.partial(jitted_scoring, shape, lanes, "xla", **options)

@@ -1,6 +1,7 @@
 """The cases of `gpu_check` that tell whether kernels are right: each against a reference in float32."""
 
 import functools
+import itertools
 import math
 import pathlib
 from collections.abc import Callable, Iterator
@@ -71,10 +72,14 @@ def correctness() -> Iterator[Case]:
         for steps, lanes in ((1, 1), (66, 300), (3, shapes.LANES[-1])):
             yield check(f"score_tile {shape}, T {steps}, B {lanes}", check_scoring, shape, steps, lanes)
         yield check(f"lstm {shape} with gradient", check_lstm, shape)
+    for shape in (*shapes.MODELS[:3], shapes.ODD[0]):
+        for name, options in cuts(shape).items():
+            yield check(f"score_tile {shape}, T 66, B 300, {name}", check_scoring, shape, 66, 300, **options)
+    for shape, lanes in itertools.product(shapes.MODELS[:2], shapes.LANES[:2]):
+        yield check(f"score_tile {shape}, T 1000, B {lanes}, two blocks as one", check_parts, shape, 1000, lanes)
     for shape in shapes.MODELS[:3]:
-        others = {name: {"implementation": name} for name in ("xla", "by_layer")} | cuts(shape)
-        for name, options in others.items():
-            steps = 500 if name == "by_layer" else 66  # two blocks of steps
+        for name, steps in (("xla", 66), ("by_layer", 500)):  # of two blocks of steps
+            options = {"implementation": name}
             yield check(f"score_tile {shape}, T {steps}, B 300, {name}", check_scoring, shape, steps, 300, **options)
         yield check(f"Scorer, two members of {shape}", check_scorer, shape)
         yield check(f"a training step of {shape}", check_training, shape)
@@ -114,6 +119,19 @@ def check_scoring(
             if (apart := greatest_difference(jnp.concatenate([first, rest]), actual[0])) > 1e-5:
                 raise ArithmeticError(f"two tiles with carried state differ from one by {apart}")
         return {"difference": greatest_difference(actual, expected), "bound": SURPRISAL_BOUND}
+
+    return run
+
+
+def check_parts(shape: shapes.ModelShape, steps: int, lanes: int) -> Callable[[], dict[str, float]]:
+    """Two blocks that own the same lanes against one, which does the same arithmetic."""
+
+    def run() -> dict[str, float]:
+        arrays, size = tile(shape, steps, lanes), mosaic_scoring.operand_bytes(shape.cells, shape.layers)
+        two, one = (
+            mosaic_scoring.score_tile(*arrays, config=ring.choose_config(lanes, size, parts)) for parts in (2, 1)
+        )
+        return {"difference": greatest_difference(two, one), "bound": 1e-5}
 
     return run
 

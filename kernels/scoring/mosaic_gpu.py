@@ -1,8 +1,9 @@
 """Scoring a tile in one launch on NVIDIA Hopper (see ring.py for how it is cut up).
 
-Device memory sees call numbers, surprisals, c, h and rows of the folded table, which are gathered straight into
-registers; everything else stays in registers and shared memory, or is weights that come from L2. While other groups
-still read the old h, new ones wait in device memory, from which they come back together, those of another block too.
+Device memory sees call numbers, log-sum-exps, logits of the calls, c, h and rows of the folded table, which are
+gathered straight into registers; everything else stays in registers and shared memory, or is weights that come from L2.
+While other groups still read the old h, new ones wait in device memory, from which they come back together, those of
+another block too.
 
 The log-sum-exp runs along with the head's products, of which each block of a cluster has some: theirs are put together
 afterwards. Columns beyond V have a bias so low that their probability is zero.
@@ -74,8 +75,8 @@ def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, 
         part, room, warpgroup = clusters.place(config.parts, config.warpgroups + 1)
         ring = rings.Ring(config, work, part, room, tape, **scratch)
         share = work.share(part)
-        here = room * config.warpgroups + warpgroup  # this warpgroup's operands
-        mine = pl.ds(jax.lax.axis_index("lanes") * config.block_lanes + warpgroup * LANES, LANES)
+        here = room * config.warpgroups + warpgroup  # a computing warpgroup's operands
+        mine = pl.ds(jax.lax.axis_index("cluster") * config.block_lanes + warpgroup * LANES, LANES)
 
         def compute():
             for layer in range(layers):
@@ -138,7 +139,7 @@ def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, 
             return [hidden.at[here, layer, group] for group in range(groups)]
 
         def head(tile, target):
-            def block(number, state):
+            def more_calls(number, state):
                 greatest, total, chosen = state
                 bias = hopper.load(biases.at[(layers - 1) * groups + number])
                 logits = ring.product(tile + (number - share.products[0]) * groups, operands(layers - 1))
@@ -152,10 +153,10 @@ def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, 
 
             state = tuple(jnp.full((LANES,), value, jnp.float32) for value in (NOTHING, 0, 0))
             if config.parts > 1:
-                state = jax.lax.fori_loop(*share.products, block, state)
+                state = jax.lax.fori_loop(*share.products, more_calls, state)
             else:
                 for number in range(work.products):
-                    state = block(number, state)
+                    state = more_calls(number, state)
             greatest, total, chosen = state
             return greatest + jnp.log(total), chosen
 

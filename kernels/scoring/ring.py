@@ -1,6 +1,6 @@
 """How the scoring kernel is cut up: blocks of many lanes, to which the weights come as a ring of tiles.
 
-A block owns 64 lanes for each of its computing warpgroups, and all cells; a loop goes over their groups, so that a
+A block owns 64 lanes for each of its computing warpgroups; a loop goes over the groups of their cells, so that a
 step's program is short enough for the instruction cache. All weights that one step needs are laid out beforehand as one
 tape `[rows, 128]` in the order of their use. A further warpgroup does nothing but copy tile after tile of it, 32 rows
 each, into a ring of buffers in shared memory, from L2, once a step. A computing warpgroup takes the tiles in turn: tile
@@ -8,7 +8,7 @@ k of a product meets group k of h. What fits into the ring whole is loaded once 
 
 Where lanes are too few to give every multiprocessor a block, several blocks can own the same lanes: each has a part of
 the cells and of the head, with a tape of its own, and learns the others' h as kernels/clusters.py says. Of two, each
-copies and multiplies half as much a step. No chip has run that yet, so it is not what is chosen.
+copies and multiplies about half as much a step. No chip has run that yet, so it is not what is chosen.
 
 Pairs of blocks that fetch each tile together (multicast) were tried and dropped: on an H200 they were 20 % slower for
 400 cells and made no clear difference for 200.
@@ -45,8 +45,7 @@ class Config:
     Attributes:
       warpgroups: computing warpgroups a block, 1 or 2; a block has 64 times as many lanes.
       stages: tiles that are in flight or in use at a time.
-      parts: blocks that own the same lanes, each with a part of the cells and of the head; at most as many as there are
-        groups of cells.
+      parts: blocks that own the same lanes, each with a part of the cells and of the head.
     """
 
     warpgroups: int
@@ -110,6 +109,9 @@ class Work:
       products: of the head, `COLUMNS` calls each.
       layers: L.
       parts: see `Config`.
+
+    Raises:
+      Unsuitable: some part would have no group of cells (see choice.py).
     """
 
     groups: int
@@ -117,15 +119,21 @@ class Work:
     layers: int
     parts: int
 
+    def __post_init__(self):
+        if self.parts > self.groups:
+            raise choice.Unsuitable(f"{self.parts} blocks cannot share {self.groups} groups of cells")
+
     def share(self, part: Any) -> Share:
         """That of one part; the last has the most groups, and the first the most products."""
-        groups = [clusters.share_begins(self.groups, part + k, self.parts) for k in range(2)]
-        products = [
-            self.products - clusters.share_begins(self.products, self.parts - part - k, self.parts) for k in range(2)
-        ]
+
+        def divided(size: Any) -> Any:
+            return size // self.parts if isinstance(size, int) else jax.lax.div(size, jnp.int32(self.parts))
+
+        first, last = (divided(self.groups * (part + k)) for k in range(2))
+        products = tuple(divided(self.products * (part + k) + self.parts - 1) for k in range(2))
         read = (2 * self.layers - 1) * self.groups  # tiles of one group of cells, over all layers
-        tiles = (groups[1] - groups[0]) * read + (products[1] - products[0]) * self.groups
-        return Share(tuple(groups), tuple(products), tiles, groups[0] * read + products[0] * self.groups)
+        tiles = (last - first) * read + (products[1] - products[0]) * self.groups
+        return Share((first, last), products, tiles, first * read + products[0] * self.groups)
 
     @property
     def shares(self) -> list[Share]:
@@ -150,8 +158,8 @@ class Ring:
         self, config: Config, work: Work, part: Any, room: Any, tape: Any, tiles: Any, filled: Any, emptied: Any
     ):
         counts = [share.tiles for share in work.shares]
-        self._stages = min(config.stages, *counts)
-        self._resident = counts == [self._stages]
+        self._resident = work.parts == 1 and counts[0] <= config.stages
+        self._stages = min(config.stages, *counts)  # every part sees every buffer filled
         self._share, self._first_slot = work.share(part), room * config.stages
         self._tape, self._tiles, self._filled, self._emptied = tape, tiles, filled, emptied
         self.count = self._share.tiles
@@ -218,7 +226,7 @@ def launch(body: Any, out_type: Any, scratch: dict[str, Any], config: Config, la
         out_type=out_type,
         scratch_types=scratch,
         grid=(lanes // config.block_lanes,),
-        grid_names=("lanes",),
+        grid_names=("cluster",),
         kernel_name=name,
         compiler_params=PARAMETERS,
         interpret=choice.interpret,

@@ -47,10 +47,21 @@ for gradient, right in zip(jax.tree.leaves(found), jax.tree.leaves(expected), st
     apart = gpu_checks.greatest_difference(gradient, right)
     assert apart < 1e-2 * np.abs(right).max(), (apart, np.abs(right).max())
 
-# The head is one part's only, and the ring has as many buffers as the other part has tiles.
-tile = gpu_checks.tile(shapes.ModelShape(2, 40, 70), STEPS, 70)
-surprisals = jax.block_until_ready(mosaic_scoring.score_tile(*tile, config=ring.Config(2, 60, 2)))
-races.append(gpu_callbacks.get_races().races_found)
-assert gpu_checks.greatest_difference(surprisals, scoring.score_tile(*tile, implementation="reference")) < 8e-3
+
+def scored(tile, config):
+    scores = jax.block_until_ready(mosaic_scoring.score_tile(*tile, config=config))
+    races.append(gpu_callbacks.get_races().races_found)
+    return scores
+
+
+# Two warpgroups and layers; the head is one part's only, and the ring has as many buffers as the other has tiles.
+tile = gpu_checks.tile(shapes.ModelShape(2, 40, 70), STEPS, 30)
+expected = scoring.score_tile(*tile, implementation="reference")
+assert gpu_checks.greatest_difference(scored(tile, ring.Config(2, 60, 2)), expected) < 8e-3
+# One and two groups of cells, a product of the head each; two clusters; an even number of steps.
+tile = gpu_checks.tile(shapes.ModelShape(1, 70, 130), 4, 70)
+(surprisals, states), (expected, expected_states) = (scored(tile, ring.Config(1, 4, parts)) for parts in (2, 1))
+assert gpu_checks.greatest_difference(states, expected_states) == 0
+assert gpu_checks.greatest_difference(surprisals, expected) < 2e-6
 assert not any(races)
 print("equal, no races")

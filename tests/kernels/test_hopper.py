@@ -71,7 +71,7 @@ def test_real_shapes_lower_for_hopper(shape):
         assert "mosaic_gpu" in lower(functools.partial(mosaic_scoring.score_tile, config=config), *tile)
 
 
-@pytest.mark.parametrize("cells", sorted({shape.cells for shape in shapes.MODELS}))
+@pytest.mark.parametrize("cells", [7, *sorted({shape.cells for shape in shapes.MODELS})])
 def test_real_recurrences_and_their_gradients_lower_for_hopper(cells):
     def gradient(x, w_hh, reset, carry):
         return jax.grad(lambda *floats: mosaic_lstm.lstm(*floats[:2], reset, floats[2])[0].sum(), (0, 1, 2))(
@@ -141,6 +141,12 @@ def test_a_vocabulary_that_would_unroll_without_end_is_refused():
     tile = jax.eval_shape(lambda: gpu_checks.tile(shapes.ModelShape(1, 33, 1025), 1, 4096))
     with pytest.raises(choice.Unsuitable, match="1,025 calls are too many for mosaic_gpu, whose head takes 1,024"):
         mosaic_scoring.check(*tile)
+
+
+def test_more_blocks_than_groups_of_cells_are_refused():
+    tile = jax.eval_shape(lambda: gpu_checks.tile(shapes.ModelShape(2, 7, 5), 1, 64))
+    with pytest.raises(choice.Unsuitable, match="2 blocks cannot share 1 groups of cells"):
+        jax.eval_shape(functools.partial(mosaic_scoring.score_tile, config=ring.Config(1, 4, 2)), *tile)
 
 
 def test_what_does_not_fit_is_refused_with_the_bytes():
