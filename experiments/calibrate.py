@@ -4,7 +4,8 @@
 
 Everything in the chosen split that is not labelled as an attack counts as normal. The ensemble's medians stay those of
 the training traces (Kim et al., eq. 3), unless --medians is given: then they, too, come from these traces, which suits
-a model that was trained elsewhere, and mends a calibration that is missing or damaged.
+a model that was trained elsewhere, and mends a calibration that is missing or damaged. Traces that the model learned
+from make no promise for new ones; where they are the training archive's, that is said.
 """
 
 import dataclasses
@@ -42,8 +43,11 @@ def main() -> None:
     table = model.translation(archive)
     before = None if MEDIANS.value else load_calibration(path, model.members)
     scorer, sizes = scoring.Scorer(model.members), [member.shape for member in model.members]
-    normal = (batch.calls.take(data.normal_split(batch, SPLIT.value)) for batch in archive.batches())
-    parts = [trace_and_window_scores(scorer, sizes, traces.translate(table)) for traces in normal]
+    parts, calls = [], 0
+    for batch in archive.batches():
+        traces = batch.calls.take(data.normal_split(batch, SPLIT.value))
+        calls += len(traces.calls)
+        parts.append(trace_and_window_scores(scorer, sizes, traces.translate(table)))
     held_out = np.concatenate([scores for scores, _ in parts], axis=1)
     windows = [np.concatenate(of_member) for of_member in zip(*(of_all for _, of_all in parts), strict=True)]
     if not held_out.shape[1]:
@@ -52,6 +56,8 @@ def main() -> None:
     source = f"{held_out.shape[1]} normal traces of {archive.path.name}"
     if SPLIT.value:
         source += f", split {SPLIT.value!r}"
+    if learned := data.learned_from(model, held_out.shape[1], calls):
+        source += ", from which the model learned"
     if before is None:
         calibration = ensemble.Calibration.from_scores(held_out, held_out, source, windows)
     else:
@@ -63,6 +69,8 @@ def main() -> None:
     for method, threshold in thresholds.items():
         print(f"  {method}: {threshold:.4f}")
     data.note_of_calibration(calibration, FAR.value)
+    if learned:
+        print("note: the model learned from these traces; for new ones their thresholds promise nothing")
 
 
 if __name__ == "__main__":

@@ -120,9 +120,8 @@ def examples(archives: Iterable[TraceArchive], normal: TraceArchive, train: Sequ
 
 
 def note_of_calibration(calibration: Calibration, false_alarm_rate: float) -> None:
-    """The same of the traces that a model's thresholds come from; what differs by rounding only is a copy."""
-    held_out = np.round(calibration.held_out, 5)
-    note_of_few(held_out.shape[1], false_alarm_rate, differ=np.unique(held_out, axis=1).shape[1])
+    """The same of the traces that a model's thresholds come from."""
+    note_of_few(calibration.held_out.shape[1], false_alarm_rate, differ=calibration.distinct)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,6 +222,13 @@ def fingerprint(sequences: Sequences) -> str:
     digest = hashlib.sha256(np.ascontiguousarray(sequences.calls, np.uint16).tobytes())
     digest.update(np.ascontiguousarray(sequences.offsets, np.int64).tobytes())
     return digest.hexdigest()[:16]
+
+
+def learned_from(model: Model, traces: int, calls: int) -> bool:
+    """Whether so many traces with so many calls are those of a model's training, with or without the held-out ones."""
+    sizes = [model.info.get(part, {}) for part in ("training", "held_out")]
+    trained, held_out = ((size.get("traces", 0), size.get("calls", 0)) for size in sizes)
+    return (traces, calls) in (trained, (trained[0] + held_out[0], trained[1] + held_out[1]))
 
 
 def require_trained_on(model: Model, archive: TraceArchive) -> None:

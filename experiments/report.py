@@ -11,6 +11,7 @@ ADFA-LD's 2.7 million calls with one member of 32 cells take 7 seconds on two co
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -79,6 +80,7 @@ def main() -> None:
             bar.update(len(batch.calls.calls))
 
     report = gather(model, detector, archive, tally)
+    threshold = report.threshold
     pictures = [*report.pictures.values(), *(suspect.strip for suspect in report.suspects)]
     for picture in pictures:
         with files.complete_file(output / f"{picture.name}.png") as temporary:
@@ -89,8 +91,11 @@ def main() -> None:
     files.write_text(output / "report.html", html.render(report))
     print(
         f"{report.traces:,} traces, {report.calls:,} calls: {report.abnormal:,} abnormal "
-        f"(score above {report.threshold:.4f}, {method}, far {rate:g})"
+        f"(score above {threshold:.4f}, {method}, far {rate:g})"
     )
+    if saved is not None and (method, rate) == (saved.header["ensemble"], saved.header["far"]):
+        if not math.isclose(before := float(saved.header.get("threshold", threshold)), threshold, abs_tol=1e-6):
+            print(f"note: {SCORES.value} judged by {before:.4f}, the threshold before the model was calibrated again")
     print(f"report: {output / 'report.html'}")
 
 
@@ -113,6 +118,7 @@ def gather(model: Model, detector: LanguageModelDetector, archive: TraceArchive,
         threshold=threshold,
         false_alarm_rate=detector.false_alarm_rate,
         needed=traces_needed(detector.false_alarm_rate),
+        differ=detector.calibration.distinct,
         held_out=held_out,
         learned_here=model.info.get("archive") == archive.path.name,
         calibration=detector.calibration.source or f"{held_out:,} held-out normal traces",

@@ -2,11 +2,12 @@
 
   syscall-lm score --model=model --archive=traces.parquet --output=scores.parquet
 
-A trace's score is its average negative log-likelihood under each member, combined by the ensemble; above the threshold
-it is abnormal. The threshold is the one that held-out normal traces exceed with the probability --far. The output holds
-the most surprising stretch of every trace and its least expected call, and appears under its name only when it is
-complete; the manifest in its footer tells the model's SHA-256, the flags, and how much was scored. A run that was
-killed is resumed by the same command: what it has scored lies in OUTPUT.parts. On several accelerators or machines:
+A trace's score is its average negative log-likelihood under each member, combined by the ensemble, which by default
+subtracts the median of training traces; above the threshold it is abnormal. The threshold is the one that held-out
+normal traces exceed with the probability --far. The output holds the most surprising stretch of every trace and its
+least expected call, and appears under its name only when it is complete; the manifest in its footer tells the model's
+SHA-256, the flags, and how much was scored. A run that was killed is resumed by the same command: what it has scored
+lies in OUTPUT.parts. On several accelerators or machines:
 
   syscall-lm score --engine=ray --model=model --archive=traces.parquet --output=scores.parquet [--ray_address=HOST:6379]
 

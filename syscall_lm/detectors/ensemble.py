@@ -72,6 +72,11 @@ class Calibration:
         spreads = np.maximum(quartiles[2] - quartiles[0], 1e-6)
         return cls(quartiles[1], spreads, held_out, source, tuple(map(thinned, windows)))
 
+    @property
+    def distinct(self) -> int:
+        """How many of the held-out traces differ; what differs by rounding only is a copy."""
+        return np.unique(np.round(self.held_out, 5), axis=1).shape[1]
+
     def combine(self, scores: np.ndarray, method: str) -> np.ndarray:
         """Members' scores `[M, N]` to the ensemble's `[N]`; with one member every method ranks as that member does.
 

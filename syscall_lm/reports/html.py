@@ -103,6 +103,7 @@ class Report:
       score_meaning: the unit of a score, a clause.
       method, threshold, false_alarm_rate: what decides.
       needed: held-out traces that the false alarm rate needs.
+      differ: how many of the held-out ones differ.
       held_out: held-out traces that there are.
       learned_here: the model was trained on an archive of this name.
       calibration: which traces those were, a noun phrase.
@@ -130,6 +131,7 @@ class Report:
     threshold: float
     false_alarm_rate: float
     needed: int
+    differ: int
     held_out: int
     learned_here: bool
     calibration: str

@@ -254,6 +254,8 @@ def test_saved_scores_bring_their_ensemble_and_rate_unless_a_flag_says_otherwise
     assert (saved["method"], saved["false_alarm_rate"]) == ("average", 0.05)
     assert (changed["method"], changed["false_alarm_rate"]) == ("average", 0.2)
     assert saved["suspects"][0]["score"] == pytest.approx(np.log(7))
+    assert "judged by 1.0000, the threshold before the model was calibrated again" in done["saved"].out
+    assert "judged by" not in done["saved_far"].out + done["options"].out
 
 
 @pytest.mark.parametrize(

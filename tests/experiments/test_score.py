@@ -14,6 +14,7 @@ from syscall_lm import scoring
 from syscall_lm.detectors.autoencoder import AutoencoderDetector
 from syscall_lm.detectors.language_model import LanguageModelDetector
 from syscall_lm.engines import shards
+from syscall_lm.experiments import data
 from syscall_lm.models import store
 from syscall_lm.traces.archive import METADATA_KEY, TraceArchive, TraceArchiveWriter
 from syscall_lm.traces.trace import ATTACK, NORMAL, Sequences, Trace
@@ -214,6 +215,26 @@ def test_a_profile_tells_the_phases_of_host_and_device(folder, scored):
 
 def test_nothing_of_a_trace_reaches_the_terminal_unescaped(scored):
     assert r"cmd\x1b[31m" in scored["ok"].out and "\x1b" not in scored["ok"].out
+
+
+def test_calibrating_on_what_was_learned_is_told(folder, tiny_model, commands):
+    batch = TraceArchive(folder / "traces").read()
+    of = {split: batch.calls.take(data.normal_split(batch, split)) for split in ("train", "test")}
+    sizes = {split: {"traces": len(traces), "calls": len(traces.calls)} for split, traces in of.items()}
+    cases = {}
+    for name, training in (("alone", sizes["train"]), ("other", {**sizes["train"], "calls": 1})):
+        info = {"training": training, "held_out": {"traces": 0, "calls": 0}}
+        tiny_model(folder / f"learned-{name}", VOCABULARY, info=info)
+        cases[name] = [f"--model={folder}/learned-{name}", f"--archive={folder}/traces", "--split=train"]
+    cases["new"] = [*cases["alone"][:2], "--split=test"]
+    part = {key: sizes["train"][key] - 1 for key in ("traces", "calls")}
+    tiny_model(folder / "learned-most", VOCABULARY, info={"training": part, "held_out": {"traces": 1, "calls": 1}})
+    cases["most"] = [f"--model={folder}/learned-most", *cases["alone"][1:]]
+    done = commands("calibrate", cases)
+    assert {one.code for one in done.values()} == {0}
+    assert {name for name, one in done.items() if "the model learned from these traces" in one.out} == {"alone", "most"}
+    source = json.loads((folder / "learned-most" / store.CALIBRATION).read_text())["source"]
+    assert source.endswith("traces, split 'train', from which the model learned")
 
 
 def test_calibrate_sets_the_asked_false_alarm_rate(folder, tiny_model, commands):

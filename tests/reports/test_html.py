@@ -68,6 +68,7 @@ def report(text="name", **changes):
         "threshold": 1.25,
         "false_alarm_rate": 0.01,
         "needed": 99,
+        "differ": 99,
         "held_out": 200,
         "learned_here": True,
         "calibration": text,
@@ -168,6 +169,8 @@ def test_an_archives_notice_is_shown():
 def test_too_few_held_out_traces_are_admitted():
     assert "98 held-out traces cannot promise" in page.render(report(held_out=98))
     assert "cannot promise" not in page.render(report(held_out=99))
+    assert "Of 200 held-out traces only 98 differ" in page.render(report(differ=98))
+    assert "held-out traces only" not in page.render(report(differ=99))
 
 
 @pytest.mark.parametrize(
