@@ -87,8 +87,14 @@ import jax
 jax.config.update("jax_num_cpu_devices", 2)
 from syscall_lm import cpu
 
+def name(task):
+    try:
+        return task.joinpath("comm").read_text()
+    except OSError:  # it has ended
+        return ""
+
 def threads():
-    return sum("XLAEigen" in task.joinpath("comm").read_text() for task in pathlib.Path("/proc/self/task").iterdir())
+    return sum("XLAEigen" in name(task) for task in pathlib.Path("/proc/self/task").iterdir())
 
 jax.devices()
 before = threads()
