@@ -94,8 +94,9 @@ def main() -> None:
         f"(score above {threshold:.4f}, {method}, far {rate:g})"
     )
     if saved is not None and (method, rate) == (saved.header["ensemble"], saved.header["far"]):
-        if not math.isclose(before := float(saved.header.get("threshold", threshold)), threshold, abs_tol=1e-6):
-            print(f"note: {SCORES.value} judged by {before:.4f}, the threshold before the model was calibrated again")
+        if not math.isclose(saved.threshold, threshold, abs_tol=1e-6):
+            before = f"{saved.threshold:.4f}, the threshold before the model was calibrated again"
+            print(f"note: {SCORES.value} judged by {before}")
     print(f"report: {output / 'report.html'}")
 
 

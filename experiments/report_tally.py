@@ -198,6 +198,7 @@ class SavedScores:
             columns = self._file.schema_arrow.names
             self.header = json.loads((self._file.metadata.metadata or {})[METADATA_KEY])
             kind = self.header["archive"], self.header["ensemble"], self.header["far"]
+            self.threshold = float(self.header["threshold"])
         except KeyError as error:
             raise SyscallLMError(f"{path}: a Parquet file, but no scores; make them with `score`") from error
         except (pa.ArrowException, OSError, ValueError, TypeError, RecursionError) as error:
