@@ -1,6 +1,7 @@
 """Blocks that share lanes: each has some of the cells, and what the others need of them goes through device memory.
 
-A block writes there what it made, the cluster meets at a barrier, and each block reads what the others wrote, from L2.
+A block writes there what it made, the cluster meets at a barrier, between fences, and each block reads what the others
+wrote, from L2.
 
 The interpreter of jax 0.10 knows no barriers of clusters: where kernels are interpreted a cluster's blocks are threads
 of one block, and each has a room of its own in what is that block's shared memory.
@@ -11,8 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import mosaic_gpu as plgpu
+from jaxlib.mlir import ir
+from jaxlib.mlir.dialects import llvm
 
 from syscall_lm.kernels import choice
+
+FENCE = "fence.acq_rel.gpu; fence.proxy.async;"
 
 
 def rooms(parts: int) -> int:
@@ -47,6 +52,24 @@ def meeting(parts: int, warpgroups: int = 1) -> Any:
 
 
 def meet(barrier: Any) -> None:
-    """Waits until every block of the cluster is here; what they wrote to device memory before can be read then."""
+    """Waits until every block of the cluster is here; what they wrote to device memory before can be read then.
+
+    Arriving and waiting order shared memory alone: without the fences blocks on an H100 sometimes read what had stood
+    there before.
+    """
+    fence()
     plgpu.barrier_arrive(barrier)
     plgpu.barrier_wait(barrier)
+    fence()
+
+
+def fence() -> None:
+    """Orders a thread's accesses to device memory, the copy engine's included, for all blocks (PTX ISA, `fence`)."""
+    if choice.interpret is not None:
+        return
+
+    @plgpu.inline_mgpu(arg_types=(), return_type=None)
+    def emit(_):
+        llvm.inline_asm(ir.Type.parse("!llvm.void"), [], FENCE, "", has_side_effects=True)
+
+    emit()  # pyright: ignore[reportCallIssue] - it wants the context too

@@ -49,7 +49,8 @@ def scoring() -> Iterator[Case]:
     for shape in shapes.MODELS:
         for lanes in shapes.LANES:
             for name, run in scoring_implementations(shape, lanes).items():
-                yield scoring_case(f"score {shape}, B {lanes}, {name}", shape, lanes, run, peer="cuDNN" in name)
+                peer = "cuDNN" in name or name in OF_XLA
+                yield scoring_case(f"score {shape}, B {lanes}, {name}", shape, lanes, run, peer)
 
 
 def sweep() -> Iterator[Case]:
@@ -79,9 +80,10 @@ def scoring_implementations(shape: shapes.ModelShape, lanes: int) -> dict[str, C
     found: dict[str, Callable[[], Callable[[], Any]]] = {
         name: functools.partial(jitted_scoring, shape, lanes, name) for name in ("mosaic_gpu", "by_layer")
     }
-    config = ring.choose_config(lanes, mosaic_scoring.operand_bytes(shape.cells, shape.layers), parts=2)
-    if lanes * config.parts <= config.block_lanes * ring.MULTIPROCESSORS:  # all blocks run at the same time
-        found["mosaic_gpu, lanes of two blocks"] = functools.partial(jitted_scoring, shape, lanes, config=config)
+    one, two = (mosaic_scoring.choose_config(lanes, shape.cells, shape.layers, parts) for parts in (1, 2))
+    if lanes * two.parts <= two.block_lanes * ring.MULTIPROCESSORS:  # all blocks run at the same time
+        for name, config in (("one block", one), ("two blocks", two)):
+            found[f"mosaic_gpu, lanes of {name}"] = functools.partial(jitted_scoring, shape, lanes, config=config)
     for name, options in OF_XLA.items():
         found[name] = functools.partial(jitted_scoring, shape, lanes, "xla", **options)
     found["cuDNN through PyTorch, TF32"] = functools.partial(torch_scoring, shape, lanes, half=False)

@@ -157,7 +157,7 @@ def table_of(result: dict[str, Any]) -> str:
         f"{environment['device']}, jax {environment['jax']}, PyTorch {environment.get('torch', 'not installed')}, "
         f"commit {environment['commit']}; a bfloat16 product runs at {result['bfloat16_rate'] / 1e12:.0f} TFLOP/s. "
         "Times are the host's, from the call to the result; those of one kind of work were taken in turn, after it had "
-        "been prepared side by side. Best peer: the fastest of cuDNN and Flax in the same work."
+        "been prepared side by side. Best peer: the fastest of cuDNN, Flax and, in scoring, XLA in the same work."
     )
     note = [result["note"], ""] if "note" in result else []
     columns = "| case | time or outcome | calls/s | of peak | best peer's time / this | prepared + first run | target |"

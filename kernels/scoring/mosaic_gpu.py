@@ -40,7 +40,17 @@ def check(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry) -> ri
     cells, vocabulary = w_out.shape
     if vocabulary > MOST_CALLS:  # its products are written out one after another
         raise choice.Unsuitable(f"{vocabulary:,} calls are too many for mosaic_gpu, whose head takes {MOST_CALLS:,}")
-    return rings.choose_config(inputs.shape[1], operand_bytes(cells, len(w_hh)))
+    return choose_config(inputs.shape[1], cells, len(w_hh))
+
+
+def choose_config(lanes: int, cells: int, layers: int, parts: int | None = None) -> rings.Config:
+    """See `rings.choose_config`."""
+    return rings.choose_config(lanes, groups_of(cells), operand_bytes(cells, layers), parts)
+
+
+def groups_of(cells: int) -> int:
+    """Groups of `CELLS` cells."""
+    return hopper.padded(cells, CELLS) // CELLS
 
 
 def operand_bytes(cells: int, layers: int) -> int:
@@ -58,7 +68,7 @@ def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, 
     config = config or check(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry)
     (cells, vocabulary), (steps, lanes), layers = w_out.shape, inputs.shape, len(w_hh)
     width, height = hopper.padded(cells, CELLS), hopper.padded(lanes, config.block_lanes)
-    groups = width // CELLS
+    groups = groups_of(cells)
     work = rings.Work(groups, hopper.padded(vocabulary, COLUMNS) // COLUMNS, layers, config.parts)
     tape, biases = weights_of(w_hh, upper, w_out, b_out, work)
     rows = hopper.fetched_columns(hopper.gate_columns(table, width)).astype(jnp.bfloat16).reshape(-1, COLUMNS)

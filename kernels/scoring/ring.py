@@ -6,9 +6,9 @@ tape `[rows, 128]` in the order of their use. A further warpgroup does nothing b
 each, into a ring of buffers in shared memory, from L2, once a step. A computing warpgroup takes the tiles in turn: tile
 k of a product meets group k of h. What fits into the ring whole is loaded once and stays, where a block is alone.
 
-Where lanes are too few to give every multiprocessor a block, several blocks can own the same lanes: each has a part of
-the cells and of the head, with a tape of its own, and learns the others' h as kernels/clusters.py says. Of two, each
-copies and multiplies about half as much a step. No chip has run that yet, so it is not what is chosen.
+Where lanes are too few to give every multiprocessor a block, two blocks own the same lanes: each has a part of the
+cells and of the head, with a tape of its own, and learns the other's h as kernels/clusters.py says. It copies and
+multiplies about half as much a step. More blocks than two were no faster on an H100.
 
 Pairs of blocks that fetch each tile together (multicast) were tried and dropped: on an H200 they were 20 % slower for
 400 cells and made no clear difference for 200.
@@ -62,17 +62,21 @@ class Config:
         return self.warpgroups * bytes_per_warpgroup + self.stages * TILE_BYTES <= SHARED_BYTES - RESERVED_BYTES
 
 
-def choose_config(lanes: int, bytes_per_warpgroup: int, parts: int = 1) -> Config:
-    """A second warpgroup where one for each multiprocessor would not hold all lanes; as long a ring as fits.
+def choose_config(lanes: int, groups: int, bytes_per_warpgroup: int, parts: int | None = None) -> Config:
+    """A second block for the same lanes where half of the multiprocessors, or a second warpgroup where not all of them
+    would hold all lanes with one; as long a ring as fits.
 
     Args:
       lanes: B.
+      groups: of cells.
       bytes_per_warpgroup: shared memory of a kernel's operands for 64 lanes.
-      parts: see `Config`.
+      parts: see `Config`; None for what is fastest.
 
     Raises:
       Unsuitable: nothing fits (see choice.py).
     """
+    if parts is None:
+        parts = 2 if groups > 1 and 2 * lanes <= LANES * MULTIPROCESSORS else 1
     for warpgroups in (2, 1) if lanes * parts > LANES * MULTIPROCESSORS else (1,):
         for stages in range(MAX_STAGES, MIN_STAGES - 1, -1):
             if (config := Config(warpgroups, stages, parts)).fits(bytes_per_warpgroup):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from syscall_lm.experiments.benchmarking import gpu_checks
-from syscall_lm.kernels import choice, hopper, lstm, scoring, shapes
+from syscall_lm.kernels import choice, clusters, hopper, lstm, scoring, shapes
 from syscall_lm.kernels.lstm import mosaic_gpu as mosaic_lstm
 from syscall_lm.kernels.scoring import api as scoring_api
 from syscall_lm.kernels.scoring import mosaic_gpu as mosaic_scoring
@@ -27,9 +27,11 @@ def test_the_kernels_lower_for_hopper():
     streamed = ring.Config(2, 4)
     tile = gpu_checks.tile(shapes.ModelShape(2, 33, 70), 3, 130)
     assert "mosaic_gpu" in lower(lambda *tile: mosaic_scoring.score_tile(*tile, config=streamed), *tile)
+    shared = ring.Config(1, 4, 2)
+    assert clusters.FENCE in lower(lambda *tile: mosaic_scoring.score_tile(*tile, config=shared), *tile)
     state = np.zeros((130, 33), np.float32)
     inputs = np.zeros((3, 130, 132), np.float32), np.zeros((33, 132), np.float32), np.zeros((3, 130), bool)
-    assert "mosaic_gpu" in lower(mosaic_lstm.run, *inputs, (state, state))
+    assert clusters.FENCE in lower(mosaic_lstm.run, *inputs, (state, state))
     members = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), (inputs[0], inputs[1], (state, state)))
 
     def loss(x, w_hh, carry):
@@ -66,8 +68,8 @@ def test_blocks_of_a_cluster_and_gradients_in_parts_change_nothing_and_do_not_ra
 @pytest.mark.parametrize("shape", shapes.MODELS, ids=str)
 def test_real_shapes_lower_for_hopper(shape):
     tile = jax.eval_shape(lambda: gpu_checks.tile(shape, 1, shapes.LANES[0]))
-    size = mosaic_scoring.operand_bytes(shape.cells, shape.layers)
-    for config in {ring.choose_config(lanes, size, parts) for lanes in shapes.LANES for parts in (1, 2)}:
+    size = shape.cells, shape.layers
+    for config in {mosaic_scoring.choose_config(lanes, *size, parts) for lanes in shapes.LANES for parts in (1, 2)}:
         assert "mosaic_gpu" in lower(functools.partial(mosaic_scoring.score_tile, config=config), *tile)
 
 
@@ -87,14 +89,14 @@ def test_real_recurrences_and_their_gradients_lower_for_hopper(cells):
 def test_every_real_shape_has_a_configuration_that_fits(shape):
     size = mosaic_scoring.operand_bytes(shape.cells, shape.layers)
     for lanes in (1, *shapes.LANES):
-        config = ring.choose_config(lanes, size)
+        config = mosaic_scoring.choose_config(lanes, shape.cells, shape.layers)
         assert config.fits(size) and config.block_lanes <= max(lanes, hopper.LANES)
         assert ring.MIN_STAGES <= config.stages <= ring.MAX_STAGES
 
 
 def test_blocks_have_a_second_warpgroup_where_multiprocessors_have_more_than_one_warpgroup_to_run():
-    def warpgroups(cells, lanes, layers=1, parts=1):
-        return ring.choose_config(lanes, mosaic_scoring.operand_bytes(cells, layers), parts).warpgroups
+    def warpgroups(cells, lanes, layers=1, parts=None):
+        return mosaic_scoring.choose_config(lanes, cells, layers, parts).warpgroups
 
     assert [warpgroups(200, lanes) for lanes in (1, 8448, 8449)] == [1, 1, 2]
     assert [warpgroups(200, lanes, parts=2) for lanes in (1, 4224, 4225)] == [1, 1, 2]
@@ -152,7 +154,7 @@ def test_more_blocks_than_groups_of_cells_are_refused():
 def test_what_does_not_fit_is_refused_with_the_bytes():
     size = mosaic_scoring.operand_bytes(4000, 1)
     with pytest.raises(choice.Unsuitable, match=f"{size:,} bytes"):
-        ring.choose_config(4096, size)
+        mosaic_scoring.choose_config(4096, 4000, 1)
 
 
 def test_what_does_not_suit_falls_back_and_says_so_once(monkeypatch, caplog):
