@@ -15,7 +15,8 @@ each kind of work, so that a run that is cut short leaves what it measured. Spee
 several rounds after a warm-up; "of peak" is the model's floating-point operations per call over the rate of a large
 bfloat16 product measured in the same run.
 
-Measured on an H200 in 2026 (results/gpu), when all was prepared one after another and took the better part of an hour.
+Measured on an H200 and an H100 in 2026 (results/gpu), by cases in several processes; all in one takes the better part
+of an hour.
 --only chooses, and can stand several times: --only=check leaves out all that is timed.
 """
 

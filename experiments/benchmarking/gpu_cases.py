@@ -31,13 +31,14 @@ from syscall_lm.traces.trace import Sequences
 from syscall_lm.types import Array, Params
 
 # What may make XLA's own scan faster. It can record a scan's kernels once and replay them (CUDA graphs), which removes
-# most of the cost of launching them; it can take several steps at a time, and choose how arguments lie in memory.
+# most of the cost of launching them; it takes several steps at a time, or one; it can choose how arguments lie in
+# memory.
 COMMAND_BUFFERS = {"xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,WHILE"}
 OF_XLA: dict[str, dict[str, Any]] = {
     "xla": {},
     "xla, command buffers": {"compiler_options": COMMAND_BUFFERS},
     "xla, command buffers of any size": {"compiler_options": {**COMMAND_BUFFERS, "xla_gpu_graph_min_graph_size": 1}},
-    "xla, 4 steps unrolled": {"unroll": 4},
+    "xla, step by step": {"unroll": 1},
     "xla, layouts of its choice": {"layouts": Format(Layout.AUTO)},
 }
 CUDNN_LANES = 4096  # it keeps what a gradient would need, some 40 kB a call

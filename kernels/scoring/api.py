@@ -11,9 +11,10 @@ from syscall_lm.kernels.scoring import by_layer, reference, xla
 Array = jax.Array | np.ndarray
 Carry = Sequence[tuple[Array, Array]]
 
-# Lanes for each layer from which on one kernel scores faster than layer by layer does. On an H200 (results/gpu) it took
-# 2.7 instead of 4.2 ms for 4,096 lanes of one layer, 21 instead of 18 ms of two, and little longer for 16,896.
-FEWEST_LANES = 4096
+# Lanes for each layer from which on one kernel scores faster than layer by layer does. On an H100 (results/gpu/h100) it
+# took 1.7 ms instead of 2.4 for 2,048 lanes of 1x200, 3.1 instead of 4.7 of 1x400, and as long for half of the lanes,
+# where layer by layer takes half; of 2x400 11.5 instead of 19 for 4,096 lanes.
+FEWEST_LANES = 2048
 
 IMPLEMENTATIONS = {
     "reference": reference.score_tile,

@@ -6,9 +6,10 @@ tape `[rows, 128]` in the order of their use. A further warpgroup does nothing b
 each, into a ring of buffers in shared memory, from L2, once a step. A computing warpgroup takes the tiles in turn: tile
 k of a product meets group k of h. What fits into the ring whole is loaded once and stays, where a block is alone.
 
-Where lanes are too few to give every multiprocessor a block, two blocks own the same lanes: each has a part of the
-cells and of the head, with a tape of its own, and learns the other's h as kernels/clusters.py says. It copies and
-multiplies about half as much a step. More blocks than two were no faster on an H100.
+Where all run at the same time, two blocks own the same lanes: each has a part of the cells and of the head, with a tape
+of its own, and learns the other's h as kernels/clusters.py says. It copies and multiplies about half as much a step. On
+an H100 (results/gpu/h100) that is 1.5 times as fast for 4,096 lanes, 1.2 times for 8,448 of 400 cells and no slower for
+200; four blocks were slower than two.
 
 Pairs of blocks that fetch each tile together (multicast) were tried and dropped: on an H200 they were 20 % slower for
 400 cells and made no clear difference for 200.
@@ -63,8 +64,9 @@ class Config:
 
 
 def choose_config(lanes: int, groups: int, bytes_per_warpgroup: int, parts: int | None = None) -> Config:
-    """A second block for the same lanes where half of the multiprocessors, or a second warpgroup where not all of them
-    would hold all lanes with one; as long a ring as fits.
+    """Two blocks for the same lanes, if all run at the same time; a longer ring before a shorter one.
+
+    A block has a second warpgroup if one for each multiprocessor would not hold all lanes.
 
     Args:
       lanes: B.
@@ -75,12 +77,13 @@ def choose_config(lanes: int, groups: int, bytes_per_warpgroup: int, parts: int 
     Raises:
       Unsuitable: nothing fits (see choice.py).
     """
-    if parts is None:
-        parts = 2 if groups > 1 and 2 * lanes <= LANES * MULTIPROCESSORS else 1
-    for warpgroups in (2, 1) if lanes * parts > LANES * MULTIPROCESSORS else (1,):
-        for stages in range(MAX_STAGES, MIN_STAGES - 1, -1):
-            if (config := Config(warpgroups, stages, parts)).fits(bytes_per_warpgroup):
-                return config
+    for several in (parts,) if parts else (2, 1):
+        for warpgroups in (2, 1) if lanes * several > LANES * MULTIPROCESSORS else (1,):
+            for stages in range(MAX_STAGES, MIN_STAGES - 1, -1):
+                config = Config(warpgroups, stages, several)
+                together = several <= groups and lanes * several <= config.block_lanes * MULTIPROCESSORS
+                if config.fits(bytes_per_warpgroup) and (together or several == (parts or 1)):
+                    return config
     raise choice.Unsuitable(
         f"the operands of {LANES} lanes take {bytes_per_warpgroup:,} bytes of shared memory; with {MIN_STAGES} tiles "
         f"that is more than the {SHARED_BYTES - RESERVED_BYTES:,} that a block has"

@@ -7,9 +7,12 @@ from syscall_lm.kernels.lstm import cell
 from syscall_lm.kernels.nll.xla import of_rows
 from syscall_lm.kernels.projection import product
 
+UNROLL = 4  # on a GPU: 3 to 12 % faster than 1 on an H100 (results/gpu/h100); on a CPU it changes nothing
 
-def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, unroll=1):
-    """See `api.score_tile`; `unroll` steps are one of XLA's loop."""
+
+def score_tile(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry, unroll=None):
+    """See `api.score_tile`; `unroll` steps are one of XLA's loop, None for what suits the device."""
+    unroll = unroll or (UNROLL if jax.default_backend() == "gpu" else 1)
     table, targets = jnp.asarray(table), jnp.asarray(targets)
 
     def step(carry, call):

@@ -94,13 +94,16 @@ def test_every_real_shape_has_a_configuration_that_fits(shape):
         assert ring.MIN_STAGES <= config.stages <= ring.MAX_STAGES
 
 
-def test_blocks_have_a_second_warpgroup_where_multiprocessors_have_more_than_one_warpgroup_to_run():
-    def warpgroups(cells, lanes, layers=1, parts=None):
-        return mosaic_scoring.choose_config(lanes, cells, layers, parts).warpgroups
+def test_two_blocks_own_the_same_lanes_where_all_run_and_have_two_warpgroups_where_one_is_not_enough():
+    def cut(cells, lanes, layers=1, parts=None):
+        config = mosaic_scoring.choose_config(lanes, cells, layers, parts)
+        return config.warpgroups, config.parts
 
-    assert [warpgroups(200, lanes) for lanes in (1, 8448, 8449)] == [1, 1, 2]
-    assert [warpgroups(200, lanes, parts=2) for lanes in (1, 4224, 4225)] == [1, 1, 2]
-    assert warpgroups(400, 16_896, layers=2) == 1  # a second warpgroup's operands do not fit
+    assert [cut(200, lanes) for lanes in (1, 4224, 4225, 8448, 8449)] == [(1, 2), (1, 2), (2, 2), (2, 2), (2, 1)]
+    assert [cut(200, lanes, parts=1) for lanes in (1, 8448, 8449)] == [(1, 1), (1, 1), (2, 1)]
+    # A second warpgroup's operands do not fit, and there is but one group of cells.
+    assert [cut(400, lanes, layers=2) for lanes in (4224, 4225, 16_896)] == [(1, 2), (1, 1), (1, 1)]
+    assert cut(32, 1) == (1, 1)
 
 
 @pytest.mark.parametrize("shape", [*shapes.MODELS, shapes.ModelShape(3, 70, 130), shapes.ModelShape(1, 40, 5)], ids=str)
@@ -183,8 +186,8 @@ def test_what_was_measured_to_be_fastest_is_chosen(monkeypatch):
     assert chosen(one, 4096) == "xla"
     monkeypatch.setattr(choice, "_is_hopper", lambda: True)
     monkeypatch.setattr(choice, "on_one_device", lambda: True)
-    assert [chosen(one, lanes) for lanes in (4096, 4095)] == ["mosaic_gpu", "by_layer"]
-    assert [chosen(two, lanes) for lanes in (8192, 8191)] == ["mosaic_gpu", "by_layer"]
+    assert [chosen(one, lanes) for lanes in (2048, 2047)] == ["mosaic_gpu", "by_layer"]
+    assert [chosen(two, lanes) for lanes in (4096, 4095)] == ["mosaic_gpu", "by_layer"]
     assert choice.dispatch("op", implementations, None, ()) == "mosaic_gpu"
     assert choice.dispatch("op", implementations, "reference", ()) == "reference"
 
