@@ -1,7 +1,9 @@
 """`syscall-lm NAME --flags`: runs the experiment NAME; without a name, lists them."""
 
 import ast
+import difflib
 import importlib
+import importlib.metadata
 import pkgutil
 import signal
 import sys
@@ -17,14 +19,21 @@ def main() -> None:
         sys.argv[1:] = [*sys.argv[2:3], "--help"]
     if len(sys.argv) < 2 or sys.argv[1] in ("--help", "-h"):
         sys.exit(command.exit_code(_list, sys.argv[:1]))
+    if sys.argv[1] == "--version":
+        sys.exit(command.exit_code(_version, sys.argv[:1]))
     names, name = _names(), sys.argv[1]
     if name not in names:
-        print(f"error: no experiment is called {name!r}; there are {', '.join(names)}", file=sys.stderr)
+        near = "".join(f" (did you mean {like}?)" for like in difflib.get_close_matches(name, names, 1))
+        print(f"error: no experiment is called {name!r}{near}; there are {', '.join(names)}", file=sys.stderr)
         sys.exit(command.EXIT_USER_ERROR)
     module = importlib.import_module(f"{experiments.__name__}.{name}")
     signal.signal(signal.SIGINT, handler)
     sys.argv = [f"syscall-lm {name}", *sys.argv[2:]]
     command.run(module.main)
+
+
+def _version() -> None:
+    print(f"syscall-lm {importlib.metadata.version('syscall_lm')}")
 
 
 def _list() -> None:

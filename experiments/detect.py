@@ -74,7 +74,7 @@ def main() -> None:
     table = translation.between(archive, normal)
     counts = dict.fromkeys(names, 0)
     unknown = taught_by = 0
-    worst = Highest(TOP.value, f"score_{names[0]}", lambda row: line(row, names))
+    worst = Highest(TOP.value, f"score_{names[0]}", lambda row: line(row, names), alike="with this score")
     with files.complete_file(OUTPUT.value) as temporary:
         train, held_out = data.training_traces(normal, data.HELD_OUT, SEED.value)
         examples = data.examples(sources, normal, train, held_out) if sources else None

@@ -32,6 +32,7 @@ from syscall_lm.detectors import ensemble
 from syscall_lm.detectors.language_model import LanguageModelDetector
 from syscall_lm.engines import local, ray, shards
 from syscall_lm.engines.scorer import BatchScorer
+from syscall_lm.errors import SyscallLMError
 from syscall_lm.experiments import command, data
 from syscall_lm.experiments.highest import Highest
 from syscall_lm.experiments.profiling import PROFILE_DIR as PROFILE_DIR
@@ -62,6 +63,8 @@ WORKERS = flags.DEFINE_integer(
 
 def main() -> None:
     """Scores the archive batch by batch."""
+    if ENGINE.value == "local" and (WORKERS.present or RAY_ADDRESS.present):
+        raise SyscallLMError("--workers and --ray_address concern --engine=ray; without it this process scores")
     archive = TraceArchive(ARCHIVE.value)
     files.require_no_input(OUTPUT.value, [MODEL.value])
     with _engine_ready():
@@ -122,7 +125,7 @@ def _print_summary(detector: LanguageModelDetector) -> None:
     """Counts, and the most suspicious traces, read back a row group at a time."""
     output = pq.ParquetFile(OUTPUT.value)
     abnormal = unknown = 0
-    worst = Highest(TOP.value, "score", _line)
+    worst = Highest(TOP.value, "score", _line, alike="with this score")
     for group in range(output.num_row_groups):
         rows = output.read_row_group(group)
         abnormal += int((rows["score"].to_numpy() > detector.threshold_).sum())

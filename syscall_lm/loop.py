@@ -83,6 +83,8 @@ def train(
     saved, history = checkpoints.restore(trim(initial))
     state = pad(saved)
     say(f"{objective.name}: {mesh}")
+    if int(state["step"]):
+        say(f"{objective.name}: goes on after epoch {int(state['epoch'])}, step {int(state['step']):,}")
     bar = tqdm.tqdm(total=total_steps, desc=objective.name, unit="step", disable=None if progress else True)
     bar.update(int(state["step"]))
     first_report = True

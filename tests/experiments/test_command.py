@@ -1,5 +1,6 @@
 """How commands start, explain themselves and fail."""
 
+import importlib.metadata
 import subprocess
 import sys
 
@@ -41,7 +42,18 @@ def test_help_marks_the_required_flags_and_no_others():
 def test_an_unknown_experiment_is_one_sentence_that_names_the_known_ones():
     done = run("trian")
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
-    assert "'trian'" in done.stderr and "train" in done.stderr
+    assert "'trian' (did you mean train?)" in done.stderr and ", train, " in done.stderr
+
+
+def test_the_version_is_the_package_s():
+    done = run("--version")
+    assert (done.returncode, done.stdout) == (0, f"syscall-lm {importlib.metadata.version('syscall_lm')}\n")
+
+
+@pytest.mark.parametrize("flag", ["--far=abc", "--stretch=1.5"])
+def test_what_is_no_number_is_told_without_python_s_words(flag):
+    done = run("score", flag)
+    assert (done.returncode, done.stderr) == (2, f"error: flag {flag}: a number is needed\n")
 
 
 def test_an_experiment_also_runs_as_a_module_of_the_checkout(request):

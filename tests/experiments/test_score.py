@@ -96,6 +96,7 @@ def scored(folder, commands):
         "is a folder": case("directory"),
         "cannot be written": case("ok.parquet/x"),
         "--output: missing": case("bad")[:2],
+        "concern --engine=ray": case("bad", "traces", "model", "--workers=2"),
         "would replace": case("directory/../traces"),
         "model.json: is an input": case("model/model.json"),
         "names no file": [*case("bad")[:2], "--output="],
