@@ -15,7 +15,7 @@ from syscall_lm.errors import Interrupted, SyscallLMError
 
 EXIT_USER_ERROR = 2
 _REQUIRED = "must have a value other than None"  # how absl says that a required flag is missing
-_NUMBER = ": a number is needed"  # in place of Python's words
+_NO_NUMBER = {"could not convert string to float": "a number", "invalid literal for int": "a whole number"}
 
 
 def run(main: Callable[..., None]) -> None:
@@ -52,7 +52,8 @@ def exit_code(main: Callable[..., None], argv: list[str]) -> int:
         sys.stdout.flush()
     except flags.Error as error:
         text = str(error).replace("\n", " ")
-        text = re.sub(": (could not convert string to float|invalid literal for int).*", _NUMBER, text)
+        for words, told in _NO_NUMBER.items():
+            text = re.sub(f": {words}.*", f": {told} is needed", text)
         missing = re.findall(rf"Flag (--\w+) {_REQUIRED}", text)
         return _complain(f"{', '.join(missing)}: missing; `--help` explains the flags" if missing else text)
     except SyscallLMError as error:

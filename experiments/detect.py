@@ -52,7 +52,9 @@ FAR = flags.DEFINE_float("far", 0.01, "false alarm rate that the thresholds are 
 SEED = flags.DEFINE_integer(
     "seed", 0, "of what is held out, and of everything random", lower_bound=0, upper_bound=2**32 - 1
 )
-TOP = flags.DEFINE_integer("top", 10, "how many of the most suspicious traces to print", lower_bound=0)
+TOP = flags.DEFINE_integer(
+    "top", 10, "how many of the most suspicious traces to print, equal scores once", lower_bound=0
+)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Everything that only a GPU can tell, in one command: are the kernels right, and how fast are they beside their peers.
 
-  syscall-lm gpu_check --output=results/gpu --archive=adfa.parquet --model=runs/adfa
+  syscall-lm gpu_check --output=results/gpu/h100 --archive=adfa.parquet --model=runs/adfa
 
 On an NVIDIA Hopper GPU (the Mosaic kernels need one; on another GPU their rows say so). First every kernel is compared
 with the float32 reference, gradients included, and a trained model's scores and AUC with those in float32. Then come

@@ -15,8 +15,8 @@ class Highest:
       count: how many are kept.
       column: of numbers.
       line: makes one line of a row.
-      alike: what to say of rows with equal values, mostly copies of one trace: they share a line, which tells how many
-        more there are; empty: each has its own.
+      alike: what to say of rows with equal values, copies of one trace among them: they share a line, which tells how
+        many more there are; empty: each has its own.
     """
 
     def __init__(self, count: int, column: str, line: Callable[[Mapping[str, Any]], str], alike: str = ""):
@@ -48,4 +48,4 @@ class Highest:
         return [text + self._others(self._rows[value] - 1) for value, _, text in self._kept]
 
     def _others(self, count: int) -> str:
-        return f" (and {count:,} more {self._alike})" if self._alike and count else ""
+        return f" (and {count:,} more {self._alike})" if self._alike and count > 0 else ""

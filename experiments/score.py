@@ -46,7 +46,9 @@ OUTPUT = flags.DEFINE_string("output", None, "Parquet file for the scores", requ
 ENSEMBLE = flags.DEFINE_enum("ensemble", "leaky_relu", ensemble.METHODS, "how the members' scores become one")
 FAR = flags.DEFINE_float("far", 0.01, "false alarm rate that the threshold is set for")
 STRETCH = flags.DEFINE_integer("stretch", 20, "calls in the most surprising stretch", lower_bound=1)
-TOP = flags.DEFINE_integer("top", 10, "how many of the most suspicious traces to print", lower_bound=0)
+TOP = flags.DEFINE_integer(
+    "top", 10, "how many of the most suspicious traces to print, equal scores once", lower_bound=0
+)
 
 OPERANDS = flags.DEFINE_enum(
     "operands", "float32", scoring.OPERANDS,

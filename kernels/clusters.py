@@ -54,8 +54,8 @@ def meeting(parts: int, warpgroups: int = 1) -> Any:
 def meet(barrier: Any) -> None:
     """Waits until every block of the cluster is here; what they wrote to device memory before can be read then.
 
-    Arriving and waiting order shared memory alone: without the fences blocks on an H100 sometimes read what had stood
-    there before.
+    Arriving and waiting order what one block's threads do, not device memory between blocks, nor what the copy engine
+    does: without the fences blocks on an H100 sometimes read what had stood there before.
     """
     fence()
     plgpu.barrier_arrive(barrier)

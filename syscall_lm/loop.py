@@ -65,7 +65,8 @@ def train(
       workdir: where checkpoints live; None for none. A folder with checkpoints is resumed.
       checkpoint_seconds: how often one is written, besides one an epoch.
       log: called after each epoch with all rows so far (plain JSON values).
-      say: called with a line about the mesh and one about the throughput of the first steps.
+      say: called with a line about the mesh, one about where training goes on, if it was interrupted, and one about the
+        throughput of the first steps.
       progress: show a progress bar on stderr, if that is a terminal.
       all_devices: use them, even where a step is so small that fewer would be faster, see `mesh_for`.
 
@@ -83,8 +84,8 @@ def train(
     saved, history = checkpoints.restore(trim(initial))
     state = pad(saved)
     say(f"{objective.name}: {mesh}")
-    if int(state["step"]):
-        say(f"{objective.name}: goes on after epoch {int(state['epoch'])}, step {int(state['step']):,}")
+    if 0 < int(state["step"]) < total_steps:
+        say(f"{objective.name}: goes on in epoch {int(state['epoch']) + 1}, after step {int(state['step']):,}")
     bar = tqdm.tqdm(total=total_steps, desc=objective.name, unit="step", disable=None if progress else True)
     bar.update(int(state["step"]))
     first_report = True

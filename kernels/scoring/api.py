@@ -12,8 +12,8 @@ Array = jax.Array | np.ndarray
 Carry = Sequence[tuple[Array, Array]]
 
 # Lanes for each layer from which on one kernel scores faster than layer by layer does. On an H100 (results/gpu/h100) it
-# took 1.7 ms instead of 2.4 for 2,048 lanes of 1x200, 3.1 instead of 4.7 of 1x400, and as long for half of the lanes,
-# where layer by layer takes half; of 2x400 11.5 instead of 19 for 4,096 lanes.
+# took 1.7 ms for 2,048 lanes of 1x200, 3.1 of 1x400, and 11.5 for 4,096 of 2x400, where the least times layer by layer
+# were 2.4, 4.7 and 19; and as long for half of the lanes, where those were little more than half.
 FEWEST_LANES = 2048
 
 IMPLEMENTATIONS = {

@@ -8,8 +8,8 @@ k of a product meets group k of h. What fits into the ring whole is loaded once 
 
 Where all run at the same time, two blocks own the same lanes: each has a part of the cells and of the head, with a tape
 of its own, and learns the other's h as kernels/clusters.py says. It copies and multiplies about half as much a step. On
-an H100 (results/gpu/h100) that is 1.5 times as fast for 4,096 lanes, 1.2 times for 8,448 of 400 cells and no slower for
-200; four blocks were slower than two.
+an H100 (results/gpu/h100) that is 1.4 to 1.5 times as fast for 4,096 lanes, 1.2 times for 8,448 of 400 cells and within
+2 % for 200; of 2,048 lanes four blocks were slower than two.
 
 Pairs of blocks that fetch each tile together (multicast) were tried and dropped: on an H200 they were 20 % slower for
 400 cells and made no clear difference for 200.

@@ -88,8 +88,8 @@ def load(path: str | os.PathLike[str]) -> Model:
       SyscallLMError: it is not one, it is damaged, or another version wrote it.
     """
     path = pathlib.Path(path)
-    begun = (path / "config.json").exists() and (path / "checkpoints").is_dir()
-    advice = "its training has not ended; the same `train` goes on" if begun else "make one with `train`"
+    begun = os.path.isdir(path / "checkpoints")
+    advice = "its training has not ended: run the same `train` again" if begun else "make one with `train`"
     configuration = read_json(path / "model.json", f"{path}: not a model directory (no model.json); {advice}")
     if configuration.get("version", VERSION) != VERSION:
         raise SyscallLMError(f"{path}: model version {configuration['version']!r}; this program reads {VERSION}")

@@ -50,10 +50,10 @@ def test_the_version_is_the_package_s():
     assert (done.returncode, done.stdout) == (0, f"syscall-lm {importlib.metadata.version('syscall_lm')}\n")
 
 
-@pytest.mark.parametrize("flag", ["--far=abc", "--stretch=1.5"])
-def test_what_is_no_number_is_told_without_python_s_words(flag):
+@pytest.mark.parametrize(("flag", "needed"), [("--far=abc", "a number"), ("--stretch=1.5", "a whole number")])
+def test_what_is_no_number_is_told_without_python_s_words(flag, needed):
     done = run("score", flag)
-    assert (done.returncode, done.stderr) == (2, f"error: flag {flag}: a number is needed\n")
+    assert (done.returncode, done.stderr) == (2, f"error: flag {flag}: {needed} is needed\n")
 
 
 def test_an_experiment_also_runs_as_a_module_of_the_checkout(request):

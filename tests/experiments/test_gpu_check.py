@@ -1,3 +1,4 @@
+import itertools
 import json
 import threading
 import time
@@ -101,6 +102,19 @@ def test_what_is_trained_on_a_gpu_runs_on_any_device(name):
     run = gpu_cases.training_implementations(TINY, 4, 3)[name]()
     for _ in range(2):
         run()
+
+
+@pytest.mark.parametrize(("wrong", "failed"), [(None, False), (7, True), (9, True)])
+def test_one_wrong_draw_of_several_is_found(monkeypatch, wrong, failed):
+    """Each compares four gradients, then the states; counted from 0, the eighth and tenth are the second draw's."""
+    difference, calls = gpu_checks.greatest_difference, itertools.count()
+    monkeypatch.setattr(gpu_checks, "RUNS", 3)
+    monkeypatch.setattr(
+        gpu_checks, "greatest_difference", lambda *both: np.nan if next(calls) == wrong else difference(*both)
+    )
+    case = gpu_rows.Case("lstm", lambda: gpu_checks.check_lstm(TINY, "xla"))
+    (row,) = gpu_rows.attempt([case], 1, 1e12)
+    assert gpu_rows.failed(row) == failed and next(calls) == 15
 
 
 def test_what_checks_whole_programs_finds_nothing_here():

@@ -115,7 +115,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_parameters(uninterrupted, ar
         if process.returncode == 0:
             break
         assert process.returncode == -signal.SIGKILL, errors
-    assert kills == 3 and "goes on after epoch" in told
+    assert kills == 3 and "goes on in epoch " in told
     whole, resumed = store.load(uninterrupted[0]), store.load(model)
     for a, b in zip(whole.members, resumed.members, strict=True):
         jax.tree.map(np.testing.assert_array_equal, a.params, b.params)

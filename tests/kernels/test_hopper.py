@@ -119,6 +119,15 @@ def test_parts_share_all_work_evenly(shape, parts):
     assert max(tiles) - min(tiles) <= (2 * shape.layers - 1) * groups  # one group of cells, over all layers
 
 
+def test_what_blocks_wrote_is_fenced_on_both_sides_of_the_barrier(monkeypatch):
+    done = []
+    monkeypatch.setattr(clusters, "fence", lambda: done.append("fence"))
+    monkeypatch.setattr(clusters.plgpu, "barrier_arrive", lambda barrier: done.append(f"arrive at {barrier}"))
+    monkeypatch.setattr(clusters.plgpu, "barrier_wait", lambda barrier: done.append(f"wait for {barrier}"))
+    clusters.meet("met")
+    assert done == ["fence", "arrive at met", "wait for met", "fence"]
+
+
 def test_recurrences_fit_or_are_refused():
     for cells in (1, 32, 33, 200, 400, 448):
         for backward in (False, True):

@@ -116,10 +116,9 @@ def test_parameters_that_are_not_finite_are_refused(tmp_path):
 
 def test_what_is_no_model_directory_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
-    for path in (tmp_path / "missing", tmp_path, tmp_path / "file"):
+    for path in (tmp_path / "missing", tmp_path, tmp_path / "file", tmp_path / "file" / "in"):
         with pytest.raises(SyscallLMError, match="not a model directory.*make one with `train`"):
             store.load(path)
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(SyscallLMError, match="its training has not ended; the same `train` goes on"):
+    with pytest.raises(SyscallLMError, match="its training has not ended: run the same `train` again"):
         store.load(tmp_path)
