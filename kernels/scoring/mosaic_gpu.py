@@ -40,7 +40,8 @@ def check(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry) -> ri
     cells, vocabulary = w_out.shape
     if vocabulary > MOST_CALLS:  # its products are written out one after another
         raise choice.Unsuitable(f"{vocabulary:,} calls are too many for mosaic_gpu, whose head takes {MOST_CALLS:,}")
-    return choose_config(inputs.shape[1], cells, len(w_hh))
+    parts = None if choice.interpret is None else 1  # interpreted, each block of a cluster holds a thread of XLA's
+    return choose_config(inputs.shape[1], cells, len(w_hh), parts)
 
 
 def choose_config(lanes: int, cells: int, layers: int, parts: int | None = None) -> rings.Config:
