@@ -81,10 +81,9 @@ def scoring_implementations(shape: shapes.ModelShape, lanes: int) -> dict[str, C
     found: dict[str, Callable[[], Callable[[], Any]]] = {
         name: functools.partial(jitted_scoring, shape, lanes, name) for name in ("mosaic_gpu", "by_layer")
     }
-    one, two = (mosaic_scoring.choose_config(lanes, shape.cells, shape.layers, parts) for parts in (1, 2))
-    if lanes * two.parts <= two.block_lanes * ring.MULTIPROCESSORS:  # all blocks run at the same time
-        for name, config in (("one block", one), ("two blocks", two)):
-            found[f"mosaic_gpu, lanes of {name}"] = functools.partial(jitted_scoring, shape, lanes, config=config)
+    if mosaic_scoring.choose_config(lanes, shape.cells, shape.layers).parts > 1:
+        one = mosaic_scoring.choose_config(lanes, shape.cells, shape.layers, parts=1)
+        found["mosaic_gpu, lanes of one block"] = functools.partial(jitted_scoring, shape, lanes, config=one)
     for name, options in OF_XLA.items():
         found[name] = functools.partial(jitted_scoring, shape, lanes, "xla", **options)
     found["cuDNN through PyTorch, TF32"] = functools.partial(torch_scoring, shape, lanes, half=False)
