@@ -26,7 +26,7 @@ def traces():
 
 
 def recipe(**changes):
-    values = {"epochs": 2, "minibatch_calls": 64, "steps": 16, "dropout": 0.1, "learning_rate": 0.02, "seed": 7}
+    values = {"epochs": 2, "minibatch_calls": 96, "steps": 24, "dropout": 0.1, "learning_rate": 0.02, "seed": 7}
     return training.Recipe(**(values | changes))
 
 
@@ -171,7 +171,7 @@ def test_a_recipe_that_makes_no_sense_is_refused(changes):
 
 def test_a_gradient_beyond_the_clip_is_rescaled_to_it(traces):
     """So small a clip that Adam, whose steps do not depend on the scale of gradients otherwise, feels it."""
-    recipe = training.Recipe(clip=1e-7, dropout=0.0, schedule="constant", minibatch_calls=64, steps=16)
+    recipe = training.Recipe(clip=1e-7, dropout=0.0, schedule="constant", minibatch_calls=96, steps=24)
     objective = training.LanguageModelling(lstm.Shape(V, 5), recipe, traces, traces)
     state, step = optimisation.begin(objective, [0], recipe, 10)
     before = jax.tree.map(lambda leaf: np.array(leaf[0], np.float64), state["params"])

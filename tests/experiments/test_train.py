@@ -19,7 +19,7 @@ from syscall_lm.traces.trace import ATTACK, NORMAL, Trace
 from syscall_lm.traces.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(("read", "write", "open", "close"), "names of a test")
-SMALL = ["--members=1x6,1x5,1x6", "--epochs=3", "--minibatch_calls=128", "--steps=16", "--cpu_devices=2"]
+SMALL = ["--members=1x6,1x5,1x6", "--epochs=3", "--minibatch_calls=136", "--steps=17", "--cpu_devices=2"]
 
 
 @pytest.fixture(scope="module")
@@ -177,15 +177,22 @@ def test_mistakes_are_one_sentence_and_exit_code_2(archive, tmp_path, commands, 
     assert (tmp_path / "foreign" / "thesis.txt").read_text() == "mine"
 
 
-def test_a_damaged_model_is_not_called_trained(archive, tmp_path, commands):
-    flags = [f"--archive={archive}", f"--model={tmp_path}/model", "--members=1x3", "--epochs=1"]
-    assert commands("train", {"first": flags})["first"].code == 0
-    (tmp_path / "model" / "model.json").write_text("{}")
-    result = commands("train", {"again": flags})["again"]
-    assert result.code == 2 and "model.json: damaged" in result.err, result
+def test_what_is_damaged_is_named_and_not_called_trained(uninterrupted, archive, tmp_path, commands):
+    untold = shutil.copytree(uninterrupted[0], tmp_path / "untold")
+    (untold / "model.json").write_text("{}")
+    broken = shutil.copytree(uninterrupted[0], tmp_path / "broken")
+    (broken / "model.json").unlink()
+    newest = max(checkpoints(broken), key=lambda path: int(path.name))
+    for file in newest.rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"\0" * 10)
+    done = commands("train", {m.name: [f"--archive={archive}", f"--model={m}", *SMALL] for m in (untold, broken)})
+    assert done["untold"].code == 2 and "model.json: damaged" in done["untold"].err, done
+    assert done["broken"].code == 2 and "damaged checkpoint" in done["broken"].err, done
+    assert newest.name in done["broken"].err
 
 
-def test_a_full_disk_and_damaged_parameters_are_one_sentence(archive, tmp_path):
+def test_a_full_disk_and_damaged_parameters_are_one_sentence(uninterrupted, archive, tmp_path):
     """In processes of their own: threads of TensorStore's must stay quiet to the end."""
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -197,26 +204,14 @@ def test_a_full_disk_and_damaged_parameters_are_one_sentence(archive, tmp_path):
         command = [*before, sys.executable, "-m", "syscall_lm.experiments", experiment, *flags]
         return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
-    train = [f"--archive={archive}", "--members=1x60", "--epochs=1"]
-    done = run("train", f"--model={disk}/model", *train, before=mounted)
+    large = [f"--archive={archive}", f"--model={disk}/model", "--members=1x60", "--epochs=1"]
+    done = run("train", *large, before=mounted)
     folder = disk / "model/checkpoints/1x60"
     told = f"error: {folder}: a checkpoint cannot be written (No space left on device)\n"
     assert (done.returncode, done.stderr) == (2, told), done.stderr
-    assert run("train", f"--model={tmp_path}/model", *train).returncode == 0
+    shutil.copytree(uninterrupted[0], tmp_path / "model")
     for file in (tmp_path / "model/parameters").rglob("d/*"):
         file.write_bytes(b"")
     done = run("score", f"--model={tmp_path}/model", f"--archive={archive}", f"--output={tmp_path}/scores")
     told = f"error: {tmp_path}/model/parameters: missing or damaged (ValueError)\n"
     assert (done.returncode, done.stderr) == (2, told), done.stderr
-
-
-def test_a_damaged_checkpoint_is_named(archive, tmp_path, commands):
-    flags = [f"--archive={archive}", f"--model={tmp_path}/model", "--members=1x3", "--epochs=2"]
-    assert commands("train", {"first": flags})["first"].code == 0
-    (tmp_path / "model" / "model.json").unlink()
-    newest = max(checkpoints(tmp_path / "model"), key=lambda path: int(path.name))
-    for file in newest.rglob("*"):
-        if file.is_file():
-            file.write_bytes(b"\0" * 10)
-    result = commands("train", {"again": flags})["again"]
-    assert result.code == 2 and "damaged checkpoint" in result.err and newest.name in result.err, result

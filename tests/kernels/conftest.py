@@ -13,10 +13,18 @@ from syscall_lm.kernels import choice
 
 @pytest.fixture(autouse=True)
 def interpreter(request, monkeypatch):
-    """Interprets the kernels in tests of `implementation` "mosaic_gpu" where there is no GPU."""
+    """Interprets the kernels in tests of `implementation` "mosaic_gpu" where there is no GPU.
+
+    What the interpreter makes of them is no user's program, so XLA need not optimise it; that takes most of the time.
+    """
     parameters = getattr(request.node, "callspec", None)
     if parameters is None or parameters.params.get("implementation") != "mosaic_gpu" or choice.available():
+        yield
         return
     if jax.default_backend() != "cpu":
         pytest.skip("the kernels need an NVIDIA Hopper GPU, or a CPU to be interpreted on")
     monkeypatch.setattr(choice, "interpret", InterpretGPUParams())
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
