@@ -30,8 +30,9 @@ def single_cores(count: int) -> tuple[Any, ...]:
     """So many JAX devices of one thread each, where XLA offers them; else none.
 
     JAX's own CPU devices share the threads that large products are spread over, so that devices which work side by side
-    take each other's threads and caches: with one thread each two cores score a tile of 1x200 1.06 times as fast. They
-    cannot talk to each other, and belong to work that need not.
+    take each other's threads and caches: with one thread each two cores score a tile of 1x200 1.06 times as fast, and
+    train 1x200 1.04 and 2x400 1.12 times as fast. Their programs cannot talk to each other: what cores have to tell,
+    the process hands over.
     """
     from jaxlib import xla_client
 
@@ -51,9 +52,9 @@ def single_cores(count: int) -> tuple[Any, ...]:
 # Where there is AVX-512, XLA uses half of its width unless told; all of it scores a tile of 1x200 1.02 times as fast.
 _WIDTH = {"xla_cpu_prefer_vector_width": "512"}
 # XLA hands products and sums to a library, YNNPACK. With Eigen's products instead two cores score a tile 1.03 to 1.05
-# (1x200) and up to 1.09 times (2x400) as fast, and one core learns windows 1.05 to 1.2 times. Language models that are
-# trained on two cores lose by it: 1x200 is up to 1.12 and 2x400 1.15 times as fast with the library. Its sums are
-# worth keeping everywhere.
+# (1x200) and up to 1.09 times (2x400) as fast, and one core learns windows 1.05 to 1.2 times. One program that trains
+# on two cores loses by it: 1x200 is up to 1.12 and 2x400 1.15 times as fast with the library. Its sums are worth
+# keeping everywhere.
 _EIGEN = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
 
@@ -72,13 +73,63 @@ def jit(function: Callable[..., Any], eigen: bool = True, **options: Any) -> Cal
     def program() -> Callable[..., Any]:
         import jax
 
-        return jax.jit(function, compiler_options=_known((_EIGEN if eigen else {}) | _WIDTH), **options)
+        return jax.jit(function, compiler_options=_options(eigen), **options)
 
     @functools.wraps(function)
     def call(*args: Any, **named: Any) -> Any:
         return program()(*args, **named)
 
     return call
+
+
+class OneForCores:
+    """A function that is compiled once for all `single_cores`: to each of them belongs a runtime that knows no other.
+
+    Args:
+      function: as jax.jit's.
+      options: as jax.jit's.
+    """
+
+    def __init__(self, function: Callable[..., Any], **options: Any):
+        self._function, self._options = function, options
+        self._made: dict[Any, tuple[Any, ...]] = {}  # what `serialize` gives
+        self._loaded: dict[Any, Callable[..., Any]] = {}
+
+    def __call__(self, core: Any, *args: Any, **static: Any) -> Any:
+        """Begins the function on a core.
+
+        Args:
+          core: one of `single_cores`.
+          args: trees of arrays, host arrays or arrays of that core.
+          static: arguments that the options name as static.
+        """
+        import jax
+
+        args = jax.device_put(args, core)
+        leaves, tree = jax.tree.flatten(args)
+        kind = tree, tuple((leaf.shape, leaf.dtype) for leaf in leaves), tuple(static.items())
+        if (kind, core) not in self._loaded:
+            self._loaded[kind, core] = self._load(kind, core, args, static)
+        return self._loaded[kind, core](*args)
+
+    def _load(self, kind: Any, core: Any, args: Any, static: dict[str, Any]) -> Callable[..., Any]:
+        import jax
+        from jax.experimental import serialize_executable
+
+        # JAX's cache on disk, where it is in use, does the same; and what is from there cannot be serialised.
+        on_disk = jax.config.values["jax_compilation_cache_dir"]
+        if kind in self._made:
+            program, inputs, outputs = self._made[kind]
+            return serialize_executable.deserialize_and_load(program, inputs, outputs, core.client, [core])
+        program = jax.jit(self._function, compiler_options=_options(eigen=True), **self._options)
+        compiled = program.lower(*args, **static).compile()
+        if not on_disk:
+            self._made[kind] = serialize_executable.serialize(compiled)
+        return compiled
+
+
+def _options(eigen: bool) -> dict[str, str] | None:
+    return _known((_EIGEN if eigen else {}) | _WIDTH)
 
 
 def _known(options: dict[str, str]) -> dict[str, str] | None:

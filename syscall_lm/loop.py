@@ -22,7 +22,8 @@ from syscall_lm import processes
 from syscall_lm.checkpoints import Checkpoints
 from syscall_lm.errors import Interrupted, SyscallLMError
 from syscall_lm.mesh import Mesh
-from syscall_lm.optimisation import Objective, Optimisation, begin, in_runs, layout_of, mesh_for
+from syscall_lm.optimisation import Objective, Optimisation, begin, in_runs, mesh_for
+from syscall_lm.steps import Step, layout_of
 from syscall_lm.types import Array, Params
 
 STEPS_A_REPORT = 16  # reading the loss waits for the devices, so it is read now and then
@@ -80,21 +81,20 @@ def train(
     initial, step = begin(objective, member_numbers, optimisation, total_steps, mesh)
     end_epoch = jax.jit(_end_epoch, donate_argnums=0, out_shardings=layout_of(initial, mesh))
     checkpoints = Checkpoints(workdir, checkpoint_seconds)
-    trim, pad = _portable(objective, mesh)
-    saved, history = checkpoints.restore(trim(initial))
-    state = pad(saved)
+    whole, history = checkpoints.restore(initial)
     say(f"{objective.name}: {mesh}")
-    if 0 < int(state["step"]) < total_steps:
-        say(f"{objective.name}: goes on in epoch {int(state['epoch']) + 1}, after step {int(state['step']):,}")
+    if 0 < int(whole["step"]) < total_steps:
+        say(f"{objective.name}: goes on in epoch {int(whole['epoch']) + 1}, after step {int(whole['step']):,}")
     bar = tqdm.tqdm(total=total_steps, desc=objective.name, unit="step", disable=None if progress else True)
-    bar.update(int(state["step"]))
+    bar.update(int(whole["step"]))
     first_report = True
     with bar, checkpoints:
-        for epoch in range(int(state["epoch"]), optimisation.epochs):
-            if bool((np.asarray(state["stale"]) >= optimisation.patience).all()):
+        for epoch in range(int(whole["epoch"]), optimisation.epochs):
+            if bool((np.asarray(whole["stale"]) >= optimisation.patience).all()):
                 break
-            started, done, step_number = time.monotonic(), int(state["batch"]), int(state["step"])
-            calls_before = _calls(state)
+            started, done, step_number = time.monotonic(), int(whole["batch"]), int(whole["step"])
+            state = step.spread(whole)
+            calls_before = _calls(step, state)
             number = done
             for plans in in_runs(itertools.islice(objective.plans(epoch), done, None)):
                 with jax.profiler.StepTraceAnnotation("train", step_num=step_number):
@@ -103,8 +103,8 @@ def train(
                 step_number += len(plans)
                 bar.update(len(plans))
                 if number // STEPS_A_REPORT > (number - len(plans)) // STEPS_A_REPORT:
-                    loss = _training_metrics(objective, state)["nll"]
-                    speed = (_calls(state) - calls_before) / (time.monotonic() - started)
+                    loss = objective.metrics(step.sums(state))["nll"]
+                    speed = (_calls(step, state) - calls_before) / (time.monotonic() - started)
                     bar.set_postfix_str(f"{speed:,.0f} calls/s, loss {loss.mean():.3f}")
                     if first_report:
                         say(f"{objective.name}: {speed:,.0f} calls/s in the first steps, compilation included")
@@ -113,76 +113,56 @@ def train(
                 stop = processes.stop_requested(step_number)
                 if stop or checkpoints.due(step_number):
                     with jax.profiler.TraceAnnotation("save a checkpoint"):
-                        checkpoints.save(trim({**state, "batch": np.int32(number)}), history)
+                        checkpoints.save({**step.whole(state), "batch": np.int32(number)}, history)
                 if stop:
                     kept = "the same command goes on there" if workdir else "nothing is kept, for there is no workdir"
                     raise Interrupted(f"{objective.name}: asked to stop after step {step_number}; {kept}")
-            training = _training_metrics(objective, state)  # waits for the last step
+            training = objective.metrics(step.sums(state))  # waits for the last step
             seconds = time.monotonic() - started
+            whole = step.whole(state)
             with jax.profiler.TraceAnnotation("judge held-out traces"):
-                held_out = objective.metrics(objective.evaluate(state["params"], mesh))
+                held_out = objective.metrics(objective.evaluate(whole["params"], mesh))
             row = {
                 "shape": objective.name,
                 "epoch": epoch + 1,
                 "step": step_number,
                 **{f"train_{name}": value.tolist() for name, value in training.items()},
                 **{f"held_out_{name}": value.tolist() for name, value in held_out.items()},
-                "calls_per_second": round((_calls(state) - calls_before) / seconds),
+                "calls_per_second": round((_calls(step, state) - calls_before) / seconds),
             }
             if done == 0:  # else it was interrupted, and nobody knows how long it took
                 row["seconds"] = round(seconds, 3)
             _require_finite(held_out["nll"], objective, epoch)
-            state = end_epoch(state, held_out["nll"].astype(np.float32))
+            whole = end_epoch(whole, held_out["nll"].astype(np.float32))
             history = [*history, row]
-            checkpoints.save(trim(state), history)
+            checkpoints.save(whole, history)
             log(history)
         bar.total = bar.n
-    return Trained(mesh.to_host(state["best"]), np.asarray(state["best_nll"]), len(history), history)
+    return Trained(mesh.to_host(whole["best"]), np.asarray(whole["best_nll"]), len(history), history)
 
 
-def _portable(
-    objective: Objective, mesh: Mesh
-) -> tuple[Callable[[dict[str, Any]], dict[str, Any]], Callable[[dict[str, Any]], dict[str, Any]]]:
-    """Functions from a state to one that any other number of devices can read (without padding), and back."""
-
-    def initial_carry() -> Any:
-        return objective.initial_carry(objective.initialise(jax.random.key(0)))
-
-    shapes = jax.tree.leaves(jax.eval_shape(initial_carry))
-    if not shapes:
-        return lambda state: state, lambda state: state
-    lanes = shapes[0].shape[0]
-    cut = jax.jit(lambda carry: jax.tree.map(lambda leaf: leaf[:, :lanes], carry), out_shardings=mesh.by_member)
-    pad = jax.jit(mesh.padded, out_shardings=mesh.by_lane)
-    return lambda state: {**state, "carry": cut(state["carry"])}, lambda state: {**state, "carry": pad(state["carry"])}
-
-
-def _end_epoch(state: dict[str, Any], held_out_nll: Array) -> dict[str, Any]:
+def _end_epoch(whole: dict[str, Any], held_out_nll: Array) -> dict[str, Any]:
     """Keeps what is best so far, and begins the next epoch."""
-    better = held_out_nll < state["best_nll"]
+    better = held_out_nll < whole["best_nll"]
 
     def choose(new: Array, old: Array) -> Array:
         return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
-    zeroed = {name: jax.tree.map(jnp.zeros_like, state[name]) for name in ("sums", "carry") if name in state}
+    zeroed = {name: jax.tree.map(jnp.zeros_like, whole[name]) for name in ("sums", "carry") if name in whole}
     return {
-        **state,
+        **whole,
         **zeroed,
-        "best": jax.tree.map(choose, state["params"], state["best"]),
-        "best_nll": jnp.where(better, held_out_nll, state["best_nll"]),
-        "stale": jnp.where(better, 0, state["stale"] + 1),
-        "epoch": state["epoch"] + 1,
-        "batch": jnp.zeros_like(state["batch"]),
+        "best": jax.tree.map(choose, whole["params"], whole["best"]),
+        "best_nll": jnp.where(better, held_out_nll, whole["best_nll"]),
+        "stale": jnp.where(better, 0, whole["stale"] + 1),
+        "epoch": whole["epoch"] + 1,
+        "batch": jnp.zeros_like(whole["batch"]),
     }
 
 
-def _calls(state: dict[str, Any]) -> float:
+def _calls(step: Step, state: dict[str, Any]) -> float:
     """Calls that this epoch has learned from; waits for the last step."""
-    return float(np.asarray(state["sums"]["calls"])[0])
-
-
-def _training_metrics(objective: Objective, state: dict[str, Any]) -> dict[str, np.ndarray]:
-    return objective.metrics({name: np.asarray(value) for name, value in state["sums"].items()})
+    return float(step.sums(state)["calls"][0])
 
 
 def _require_finite(loss: np.ndarray, objective: Objective, epoch: int) -> None:

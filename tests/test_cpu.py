@@ -113,3 +113,35 @@ def test_an_xla_that_makes_no_such_devices_offers_none(monkeypatch):
     monkeypatch.setattr(xla_client, "make_cpu_client", lambda: None)  # takes no number of devices
     monkeypatch.delenv("NPROC", raising=False)
     assert cpu.single_cores.__wrapped__(2) == () and "NPROC" not in os.environ
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_cores_share_what_was_compiled_once(monkeypatch, tmp_path, on_disk):
+    def power(x, start, times):
+        return jax.lax.scan(lambda y, _: (y @ x, None), start, None, length=times)[0]
+
+    lowered = []
+    jit = jax.jit
+
+    def counting(function, **options):
+        lowered.append(function)
+        return jit(function, **options)
+
+    before = jax.config.values["jax_compilation_cache_dir"]
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path) if on_disk else None)
+    try:
+        cores = cpu.single_cores(3)
+        program = cpu.OneForCores(power, static_argnames="times", donate_argnums=1)
+        random = np.random.default_rng(0)
+        for core in (*cores, cores[0]):
+            for size, times in ((5, 3), (9, 2), (9, 4)):
+                x, start = random.normal(size=(2, size, size)).astype(np.float32)
+                given = jax.device_put(start, core)
+                with monkeypatch.context() as context:
+                    context.setattr(jax, "jit", counting)
+                    found = program(core, x, given, times=times)
+                assert found.devices() == {core} and given.is_deleted()
+                np.testing.assert_allclose(found, start @ np.linalg.matrix_power(x, times), rtol=1e-4, atol=1e-4)
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert lowered.count(power) == (9 if on_disk else 3)

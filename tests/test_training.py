@@ -14,6 +14,7 @@ from syscall_lm.errors import SyscallLMError
 from syscall_lm.mesh import Mesh
 from syscall_lm.models import lstm
 from syscall_lm.traces.trace import Sequences
+from syscall_lm.types import Place
 
 V = 5
 SHAPE = lstm.Shape(V, 12)
@@ -173,17 +174,18 @@ def test_a_gradient_beyond_the_clip_is_rescaled_to_it(traces):
     """So small a clip that Adam, whose steps do not depend on the scale of gradients otherwise, feels it."""
     recipe = training.Recipe(clip=1e-7, dropout=0.0, schedule="constant", minibatch_calls=96, steps=24)
     objective = training.LanguageModelling(lstm.Shape(V, 5), recipe, traces, traces)
-    state, step = optimisation.begin(objective, [0], recipe, 10)
-    before = jax.tree.map(lambda leaf: np.array(leaf[0], np.float64), state["params"])
+    whole, step = optimisation.begin(objective, [0], recipe, 10)
+    before = jax.tree.map(lambda leaf: np.array(leaf[0], np.float64), whole["params"])
     plan = next(iter(objective.plans(0)))
 
     def loss(params):
-        return objective.loss(params, jax.random.key(0), objective.initial_carry(params), objective.gather(plan))[0]
+        carry, batch = objective.initial_carry(params), objective.gather(plan)
+        return objective.loss(params, jax.random.key(0), carry, batch, Place(0, plan.shape[-1]))[0]
 
     gradient = jax.grad(loss)(jax.tree.map(np.float32, before))
     norm = np.sqrt(sum(np.sum(np.square(leaf, dtype=np.float64)) for leaf in jax.tree.leaves(gradient)))
     assert norm > 1e-3
-    after = step(state, plan)["params"]
+    after = step.whole(step(step.spread(whole), plan))["params"]
 
     def expected(old, leaf):
         clipped = np.asarray(leaf, np.float64) * recipe.clip / norm

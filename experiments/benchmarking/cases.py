@@ -173,7 +173,8 @@ def our_epoch(shape: lstm.Shape, archive: str) -> Callable[[], object]:
 def _steps(shape: lstm.Shape, members: int, traces: Sequences, steps: int) -> Callable[..., object]:
     recipe = training.Recipe(minibatch_calls=TRAINING_CALLS, steps=steps)
     objective = training.LanguageModelling(shape, recipe, traces, traces)
-    state, step = optimisation.begin(objective, range(members), recipe, 1000)
+    whole, step = optimisation.begin(objective, range(members), recipe, 1000)
+    state = step.spread(whole)
     plans = list(objective.plans(0))
 
     def run(count: int | None = None) -> None:

@@ -198,9 +198,10 @@ def our_training(shape: shapes.ModelShape, lanes: int, steps: int, implementatio
     targets = np.random.default_rng(0).integers(0, shape.vocabulary, (lanes, steps))
     sequences = Sequences.from_list(targets)
     recipe = lm_training.Recipe(minibatch_calls=lanes * steps, steps=steps)
-    whole = lstm.Shape(shape.vocabulary, shape.cells, shape.layers)
-    objective = lm_training.LanguageModelling(whole, recipe, sequences, sequences)
-    state, step = optimisation.begin(objective, range(1), recipe, 1000)
+    model = lstm.Shape(shape.vocabulary, shape.cells, shape.layers)
+    objective = lm_training.LanguageModelling(model, recipe, sequences, sequences)
+    whole, step = optimisation.begin(objective, range(1), recipe, 1000)
+    state = step.spread(whole)
     plans = [next(iter(objective.plans(0)))] * MINIBATCHES
 
     def run() -> Any:

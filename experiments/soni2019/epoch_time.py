@@ -66,13 +66,14 @@ class Contender:
         self.steps_an_epoch = len(plans)
         self.lanes = float(np.mean([plan.shape[-1] for plan in plans]))
         self._plans = (plan for epoch in itertools.count(1) for plan in objective.plans(epoch))
-        self._state, self._step = optimisation.begin(objective, [0], recipe, recipe.epochs * len(plans))
+        whole, self._step = optimisation.begin(objective, [0], recipe, recipe.epochs * len(plans))
+        self._state = self._step.spread(whole)
         for plan in {plan.shape: plan for plan in plans}.values():  # each is compiled; turns begin with this epoch
             for run in itertools.islice(
                 optimisation.in_runs(itertools.repeat(plan, WARM_UP * optimisation.TOGETHER)), WARM_UP
             ):
                 self._state = jax.block_until_ready(self._step(self._state, *run))
-        self._calls = float(self._state["sums"]["calls"][0])
+        self._calls = float(self._step.sums(self._state)["calls"][0])
         self.seconds: list[float] = []  # of a turn
         self.calls: list[float] = []
 
@@ -84,7 +85,7 @@ class Contender:
         jax.block_until_ready(self._state)
         order = self.ordering_seconds * STEPS.value / self.steps_an_epoch
         self.seconds.append(time.perf_counter() - started + order)
-        before, self._calls = self._calls, float(self._state["sums"]["calls"][0])
+        before, self._calls = self._calls, float(self._step.sums(self._state)["calls"][0])
         self.calls.append(self._calls - before)
 
     @property

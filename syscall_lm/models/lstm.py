@@ -24,7 +24,7 @@ from syscall_lm.kernels import lstm as lstm_kernel
 from syscall_lm.kernels.nll import nll, weighted_nll
 from syscall_lm.kernels.projection import project, rows_of
 from syscall_lm.kernels.scoring import score_tile
-from syscall_lm.types import Array, HostArray, Params
+from syscall_lm.types import Array, HostArray, Params, Place
 
 State = list[tuple[Array, Array]]  # (c, h) of every layer, each [B, H]
 
@@ -82,6 +82,7 @@ def run(
     state: State,
     dropout_key: Array | None = None,
     dropout: float = 0.0,
+    place: Place | None = None,
 ) -> tuple[Array, State]:
     """Runs the stack over sequences; differentiable.
 
@@ -94,6 +95,7 @@ def run(
       dropout: the probability with which a connection from layer to layer or from layer to softmax is dropped. Those
         from the embedding stay (Zaremba et al., 2014, drop them too): so one table serves all calls, and ADFA-LD's
         held-out loss was no higher.
+      place: of these lanes, where they are a part of a minibatch; None if they are all of it.
 
     Returns:
       the last layer's h, dropout applied, `[T, B, H]`, and the state after the last step.
@@ -106,7 +108,7 @@ def run(
             if number > 0:
                 x = project(x, layer["w_ih"]) + layer["b"]
             h, carry = lstm_kernel.lstm(x, layer["w_hh"], reset, state[number])
-            x = _drop(h, dropout_key, number + 1, dropout)
+            x = _drop(h, dropout_key, number + 1, dropout, place or Place(0, h.shape[1]))
         after.append(carry)
     return x, after
 
@@ -117,11 +119,13 @@ def _table(params: Params) -> Array:
     return project(params["embedding"], first["w_ih"]) + first["b"]
 
 
-def _drop(h: Array, key: Array | None, site: int, rate: float) -> Array:
+def _drop(h: Array, key: Array | None, site: int, rate: float, place: Place) -> Array:
     if key is None or rate == 0:
         return h
     # 16 random bits a number: a probability to 1e-5, for half the time that `jax.random.bernoulli` takes.
-    bits = jax.random.bits(jax.random.fold_in(key, site), h.shape, jnp.uint16)
+    steps, lanes, cells = h.shape
+    bits = jax.random.bits(jax.random.fold_in(key, site), (steps, place.lanes, cells), jnp.uint16)
+    bits = jax.lax.dynamic_slice_in_dim(bits, place.first, lanes, axis=1)  # of the other lanes XLA makes none
     keep = bits < jnp.uint16(min(round((1 - rate) * 2**16), 2**16 - 1))
     return jnp.where(keep, h / (1 - rate), 0)
 
