@@ -1,9 +1,9 @@
 """The training loop: one for every model that learns by gradients.
 
-It trains members of an `Objective` step by step (optimisation.py), epoch by epoch. What the next step depends on is
-checkpointed, and the order of the data and the dropout are functions of seed, epoch and step: a run that was killed and
-started again ends with the same parameters. It runs on all devices of all processes (mesh.py); their number changes
-nothing but the rounding.
+It trains members of an `Objective` step by step (optimisation.py, steps.py), epoch by epoch. What the next step
+depends on is checkpointed, and the order of the data and the dropout are functions of seed, epoch and step: a run that
+was killed and started again ends with the same parameters. It runs on all devices of all processes (mesh.py); their
+number changes nothing but the rounding.
 """
 
 import dataclasses
@@ -22,7 +22,8 @@ from syscall_lm import processes
 from syscall_lm.checkpoints import Checkpoints
 from syscall_lm.errors import Interrupted, SyscallLMError
 from syscall_lm.mesh import Mesh
-from syscall_lm.optimisation import Objective, Optimisation, begin, in_runs, mesh_for
+from syscall_lm.objective import Objective
+from syscall_lm.optimisation import Optimisation, begin, in_runs, mesh_for
 from syscall_lm.steps import Step, layout_of
 from syscall_lm.types import Array, Params
 

@@ -7,7 +7,7 @@ over in memory, and all that learn the same members make the same update of thei
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,8 @@ import optax
 from syscall_lm import cpu
 from syscall_lm.mesh import Mesh
 from syscall_lm.models import lstm
+from syscall_lm.objective import Objective
 from syscall_lm.types import Array, HostArray, Params, Place
-
-if TYPE_CHECKING:  # optimisation.py imports this module
-    from syscall_lm.optimisation import Objective
 
 Origin = tuple[HostArray, HostArray]  # of all that is random: the seed's key data, uint32 [2]; member numbers [M]
 State = dict[str, Any]
@@ -52,7 +50,7 @@ class Step(Protocol):
         ...
 
 
-def step_on(mesh: Mesh, objective: "Objective", optimizer: optax.GradientTransformation, origin: Origin) -> Step:
+def step_on(mesh: Mesh, objective: Objective, optimizer: optax.GradientTransformation, origin: Origin) -> Step:
     """The step for a mesh: of programs for single cores, where it has several of one process's, else of one program.
 
     Args:
@@ -71,7 +69,7 @@ def step_on(mesh: Mesh, objective: "Objective", optimizer: optax.GradientTransfo
 class Member:
     """What a step does for one member."""
 
-    def __init__(self, objective: "Objective", optimizer: optax.GradientTransformation):
+    def __init__(self, objective: Objective, optimizer: optax.GradientTransformation):
         self.objective, self._optimizer = objective, optimizer
 
     def learn(
@@ -323,7 +321,7 @@ def _keys(origin: Origin) -> Array:
 
 
 def initial_state(
-    objective: "Objective", origin: Origin, optimizer: optax.GradientTransformation, mesh: Mesh
+    objective: Objective, origin: Origin, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> dict[str, Any]:
     """Everything that the first step depends on, as a whole."""
 

@@ -195,7 +195,7 @@ def train_group(
 
 
 class LanguageModelling:
-    """The objective of language models (see `optimisation.Objective`): the surprisal of every call of whole traces."""
+    """The objective of language models (see `objective.Objective`): the surprisal of every call of whole traces."""
 
     sums = ("nll", "calls")
 
@@ -207,15 +207,15 @@ class LanguageModelling:
         self.evaluate = _make_evaluation(held_out, shape.vocabulary_size)
 
     def initialise(self, key: Array) -> Params:
-        """See `optimisation.Objective`."""
+        """See `objective.Objective`."""
         return language_model.initialise(key, self._shape)
 
     def initial_carry(self, params: Params) -> lstm.State | None:
-        """See `optimisation.Objective`: lanes carry the state from one tile to the next."""
+        """See `objective.Objective`: lanes carry the state from one tile to the next."""
         return lstm.initial_state(params, self._lanes) if self._recipe.batching == "lanes" else None
 
     def plans(self, epoch: int) -> Iterable[np.ndarray]:
-        """See `optimisation.Objective`."""
+        """See `objective.Objective`."""
         rng = np.random.default_rng([self._recipe.seed, epoch])
         if self._recipe.batching == "traces":
             return packing.minibatch_plans(self._train, self._recipe.minibatch_calls, self._recipe.steps, rng)
@@ -228,7 +228,7 @@ class LanguageModelling:
     def loss(
         self, params: Params, key: Array, carry: lstm.State | None, batch: packing.Tile, place: Place
     ) -> tuple[Array, tuple[dict[str, Array], lstm.State]]:
-        """See `optimisation.Objective`."""
+        """See `objective.Objective`."""
         if carry is None:
             carry = lstm.initial_state(params, batch.inputs.shape[1])
         h, carry = lstm.run(params, batch.inputs, batch.reset, carry, key, self._recipe.dropout, place)
@@ -237,7 +237,7 @@ class LanguageModelling:
         return total / jnp.maximum(calls, 1), ({"nll": total, "calls": calls}, carry)
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """See `optimisation.Objective`."""
+        """See `objective.Objective`."""
         return {"nll": sums["nll"] / sums["calls"]}
 
 

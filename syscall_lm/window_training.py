@@ -106,7 +106,7 @@ def train_group(
 
 
 class WindowPrediction:
-    """The objective of window models (see `optimisation.Objective`): categorical cross-entropy of a window's calls."""
+    """The objective of window models (see `objective.Objective`): categorical cross-entropy of a window's calls."""
 
     sums = ("nll", "calls", "calls_right", "windows", "windows_right")
 
@@ -127,15 +127,15 @@ class WindowPrediction:
         return len(self._train), len(self._held_out)
 
     def initialise(self, key: Array) -> Params:
-        """See `optimisation.Objective`."""
+        """See `objective.Objective`."""
         return self._model.initialise(key, self._shape)
 
     def initial_carry(self, params: Params) -> None:
-        """See `optimisation.Objective`: every window begins anew."""
+        """See `objective.Objective`: every window begins anew."""
         del params
 
     def plans(self, epoch: int) -> Iterable[np.ndarray]:
-        """See `optimisation.Objective`: all windows in random order; on a CPU `Windows.merged` within a minibatch."""
+        """See `objective.Objective`: all windows in random order; on a CPU `Windows.merged` within a minibatch."""
         # A GPU should hardly be sooner done with fewer windows.
         merge = jax.default_backend() == "cpu"
         rng = np.random.default_rng([self._recipe.seed, epoch])
@@ -148,13 +148,13 @@ class WindowPrediction:
     def loss(
         self, params: Params, key: Array, carry: None, batch: Batch, place: Place
     ) -> tuple[Array, tuple[dict[str, Array], None]]:
-        """See `optimisation.Objective`."""
+        """See `objective.Objective`."""
         del key, carry, place
         sums = self._sums(params, batch, self._known)
         return sums["nll"] / jnp.maximum(sums["calls"], 1), (sums, None)
 
     def evaluate(self, params: Params, mesh: Mesh) -> dict[str, np.ndarray]:
-        """See `optimisation.Objective`."""
+        """See `objective.Objective`."""
         totals: dict[str, np.ndarray] = {name: np.zeros(1) for name in self.sums}
         for plan in in_batches(np.arange(len(self._held_out)), HELD_OUT_BATCH):
             sums = self._judge(params, mesh.feed(self._held_out.gather, plan), mesh)
@@ -162,7 +162,7 @@ class WindowPrediction:
         return totals
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """See `optimisation.Objective`."""
+        """See `objective.Objective`."""
         return {
             "nll": sums["nll"] / sums["calls"],
             "call_accuracy": sums["calls_right"] / sums["calls"],

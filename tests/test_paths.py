@@ -15,7 +15,7 @@ LAYERS = (  # README, "How it is built", from the bottom to the top; those of on
     {"traces"},
     {"models"},
     {"mesh", "processes"},
-    {"loop", "optimisation", "checkpoints"},
+    {"loop", "optimisation", "steps", "objective", "checkpoints"},
     {"training", "window_training"},
     {"scoring", "window_scoring"},
     {"detectors"},

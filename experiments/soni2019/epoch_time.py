@@ -38,6 +38,7 @@ from syscall_lm.detectors.window_models import Watch
 from syscall_lm.experiments import command, data, provenance
 from syscall_lm.experiments.soni2019 import settings
 from syscall_lm.models import encoder_decoder, lstm, shapes
+from syscall_lm.objective import Objective
 from syscall_lm.traces.archive import TraceArchive
 from syscall_lm.traces.trace import Sequences
 from syscall_lm.window_scoring import WindowScorer
@@ -55,7 +56,7 @@ WARM_UP = 3
 class Contender:
     """One model in training."""
 
-    def __init__(self, objective: optimisation.Objective, recipe: optimisation.Optimisation):
+    def __init__(self, objective: Objective, recipe: optimisation.Optimisation):
         ordering = []
         for epoch in range(4):
             started = time.perf_counter()
