@@ -125,7 +125,8 @@ def _drop(h: Array, key: Array | None, site: int, rate: float, place: Place) -> 
     # 16 random bits a number: a probability to 1e-5, for half the time that `jax.random.bernoulli` takes.
     steps, lanes, cells = h.shape
     bits = jax.random.bits(jax.random.fold_in(key, site), (steps, place.lanes, cells), jnp.uint16)
-    bits = jax.lax.dynamic_slice_in_dim(bits, place.first, lanes, axis=1)  # of the other lanes XLA makes none
+    if lanes < place.lanes:  # of the other lanes XLA makes none
+        bits = jax.lax.dynamic_slice_in_dim(bits, place.first, lanes, axis=1)
     keep = bits < jnp.uint16(min(round((1 - rate) * 2**16), 2**16 - 1))
     return jnp.where(keep, h / (1 - rate), 0)
 
