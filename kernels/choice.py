@@ -15,6 +15,7 @@ import jax
 interpret: Any = None  # tests set it, so that kernels for GPUs run, slowly, where there is none
 # What is called in `with preferring(name)` without an `implementation` takes this one: for comparing whole programs.
 preferring = jax.make_user_context(None)
+alone = jax.make_user_context(False)  # what is traced in `with alone(True)` is a program for a single device
 
 
 class Unsuitable(ValueError):
@@ -71,11 +72,12 @@ def dispatch(
 
 
 def on_one_device() -> bool:
-    """Whether what is traced now runs whole on a device: there is but one, or `shard_map` gives each its own share.
+    """Whether what is traced now runs whole on a device: there is but one, or each has a program or a share of its own.
 
-    Elsewhere the partitioner splits arrays over devices, and it cannot split a kernel of our own.
+    Elsewhere the partitioner splits arrays over devices: it cannot split a kernel of our own, and where lanes, which
+    may lie on different devices, are merged with steps, it has each fetch them all.
     """
-    return jax.device_count() == 1 or jax.sharding.get_abstract_mesh().are_all_axes_manual
+    return jax.device_count() == 1 or alone.value or jax.sharding.get_abstract_mesh().are_all_axes_manual
 
 
 @functools.cache

@@ -5,6 +5,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from syscall_lm.kernels import choice
+
 PARTS = 32  # of a gradient of `rows_of`
 ONE_HOT = 1024  # rows of a table whose gradient may be a product, which holds a number for each row and call
 
@@ -45,7 +47,9 @@ def product(x: jax.Array, w: jax.Array) -> jax.Array:
 
 def weight_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
     """The gradient of `w` in `x @ w`: `[..., D]` and `[..., G]` to `[D, G]`."""
-    leading = tuple(range(x.ndim - 1))  # not merged into one: lanes may lie on different devices, steps do not
+    if choice.on_one_device():  # XLA on a CPU copies operands of more axes transposed
+        return x.reshape(-1, x.shape[-1]).T @ dy.reshape(-1, dy.shape[-1])
+    leading = tuple(range(x.ndim - 1))
     return jnp.tensordot(x, dy, axes=(leading, leading))
 
 
@@ -75,7 +79,7 @@ def _rows_backward(saved, dy):
     numbers, size = saved
     if jax.default_backend() == "cpu" or size > ONE_HOT:
         return jnp.zeros((size, dy.shape[-1]), dy.dtype).at[numbers].add(dy), None
-    if jax.device_count() > 1:  # lanes may lie on different devices, and merging them with steps would fetch them all
+    if not choice.on_one_device():
         return weight_gradient(jax.nn.one_hot(numbers, size, dtype=dy.dtype), dy), None
     parts = math.gcd(numbers.size, PARTS)
     hit = jax.nn.one_hot(numbers.reshape(parts, -1), size, dtype=dy.dtype)

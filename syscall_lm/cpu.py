@@ -95,26 +95,26 @@ class OneForCores:
         self._made: dict[Any, tuple[Any, ...]] = {}  # what `serialize` gives
         self._loaded: dict[Any, Callable[..., Any]] = {}
 
-    def __call__(self, core: Any, *args: Any, **static: Any) -> Any:
+    def __call__(self, core: Any, *args: Any) -> Any:
         """Begins the function on a core.
 
         Args:
           core: one of `single_cores`.
           args: trees of arrays, host arrays or arrays of that core.
-          static: arguments that the options name as static.
         """
         import jax
 
-        args = jax.device_put(args, core)
         leaves, tree = jax.tree.flatten(args)
-        kind = tree, tuple((leaf.shape, leaf.dtype) for leaf in leaves), tuple(static.items())
+        kind = tree, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
         if (kind, core) not in self._loaded:
-            self._loaded[kind, core] = self._load(kind, core, args, static)
+            self._loaded[kind, core] = self._load(kind, core, jax.device_put(args, core))
         return self._loaded[kind, core](*args)
 
-    def _load(self, kind: Any, core: Any, args: Any, static: dict[str, Any]) -> Callable[..., Any]:
+    def _load(self, kind: Any, core: Any, args: Any) -> Callable[..., Any]:
         import jax
         from jax.experimental import serialize_executable
+
+        from syscall_lm.kernels import choice
 
         # JAX's cache on disk, where it is in use, does the same; and what is from there cannot be serialised.
         on_disk = jax.config.values["jax_compilation_cache_dir"]
@@ -122,7 +122,8 @@ class OneForCores:
             program, inputs, outputs = self._made[kind]
             return serialize_executable.deserialize_and_load(program, inputs, outputs, core.client, [core])
         program = jax.jit(self._function, compiler_options=_options(eigen=True), **self._options)
-        compiled = program.lower(*args, **static).compile()
+        with choice.alone(True):
+            compiled = program.lower(*args).compile()
         if not on_disk:
             self._made[kind] = serialize_executable.serialize(compiled)
         return compiled

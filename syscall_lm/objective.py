@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from syscall_lm.mesh import Mesh
-from syscall_lm.types import Array, Params, Place
+from syscall_lm.types import Array, Params
 
 
 class Objective(Protocol):
@@ -47,12 +47,13 @@ class Objective(Protocol):
         ...
 
     def loss(
-        self, params: Params, key: Array, carry: Any, batch: Any, place: Place, /
+        self, params: Params, key: Array, carry: Any, batch: Any, first: int | Array, /
     ) -> tuple[Array, tuple[dict[str, Array], Any]]:
         """What one member minimises, and beside it the sums and the carry for the next minibatch.
 
-        Of a minibatch, or of some of its lanes, whose `place` it depends on where it is random: the minibatch's loss is
-        the mean of its parts', weighted by the calls of their sums; finite where there are none.
+        Of a minibatch, or of some of its lanes from `first` on, with which it depends on a lane's number where it is
+        random, not on the part: the minibatch's loss is the mean of its parts', weighted by the calls of their sums;
+        finite where there are none.
         """
         ...
 

@@ -18,7 +18,7 @@ from syscall_lm import cpu
 from syscall_lm.mesh import Mesh
 from syscall_lm.models import lstm
 from syscall_lm.objective import Objective
-from syscall_lm.types import Array, HostArray, Params, Place
+from syscall_lm.types import Array, HostArray, Params
 
 Origin = tuple[HostArray, HostArray]  # of all that is random: the seed's key data, uint32 [2]; member numbers [M]
 State = dict[str, Any]
@@ -73,21 +73,21 @@ class Member:
         self.objective, self._optimizer = objective, optimizer
 
     def learn(
-        self, params: Params, opt_state: Any, key: Array, step: Array, carry: Any, batch: Any, lanes: int
+        self, params: Params, opt_state: Any, key: Array, step: Array, carry: Any, batch: Any
     ) -> tuple[tuple[Params, Any], dict[str, Array], Any]:
         """Forward, backward, clip, Adam: parameters and optimizer's state, sums, carry."""
         key = jax.random.fold_in(key, step)
         gradient = jax.grad(self.objective.loss, has_aux=True)
-        gradients, (sums, carry) = gradient(params, key, carry, batch, Place(0, lanes))
+        gradients, (sums, carry) = gradient(params, key, carry, batch, 0)
         return self.update(params, opt_state, gradients), sums, carry
 
     def gradients(
-        self, params: Params, key: Array, step: Array, carry: Any, batch: Any, place: Place
+        self, params: Params, key: Array, step: Array, carry: Any, batch: Any, first: int | Array
     ) -> tuple[tuple[Params, dict[str, Array]], Any]:
         """Of the sum over the calls of a part of the minibatch; gradients and sums, carry."""
 
         def total(params: Params) -> tuple[Array, tuple[dict[str, Array], Any]]:
-            mean, (sums, after) = self.objective.loss(params, jax.random.fold_in(key, step), carry, batch, place)
+            mean, (sums, after) = self.objective.loss(params, jax.random.fold_in(key, step), carry, batch, first)
             return mean * sums["calls"], (sums, after)
 
         gradients, (sums, after) = jax.grad(total, has_aux=True)(params)
@@ -153,7 +153,7 @@ class OnMesh:
         """The program for one minibatch, to be compiled."""
 
         def member(params, opt_state, key, carry, batch):
-            return self._member.learn(params, opt_state, key, state["step"], carry, batch, lanes)
+            return self._member.learn(params, opt_state, key, state["step"], carry, batch)
 
         stacked = state["params"], state["optimizer"], _keys(origin)
         (params, opt_state), sums, carry = self._mesh.over_members(
@@ -178,7 +178,7 @@ class OnCores:
         key_data, numbers = origin
         self._origins = [(key_data, some) for some in np.split(np.asarray(numbers), mesh.rows)]
         self._learn = cpu.OneForCores(self._learned, donate_argnums=(0, 1))
-        self._find = cpu.OneForCores(self._found, donate_argnums=2, static_argnames="lanes")
+        self._find = cpu.OneForCores(self._found, donate_argnums=2)
         self._update = cpu.OneForCores(self._updated, donate_argnums=0)
 
     def __call__(self, state: State, /, *plans: np.ndarray) -> State:
@@ -189,8 +189,7 @@ class OnCores:
         return {**state, "shares": shares}
 
     def _one(self, shares: list[Share], plan: np.ndarray) -> list[Share]:
-        columns, lanes = self._mesh.columns, plan.shape[-1]
-        bounds = self._bounds(lanes)
+        columns, bounds = self._mesh.columns, self._bounds(plan.shape[-1])
         with jax.profiler.TraceAnnotation("gather minibatches"):
             batches = [
                 self._member.objective.gather(plan[..., first:end]) if end > first else None
@@ -206,7 +205,7 @@ class OnCores:
             if batch is None:
                 return None, carry
             first = np.int32(bounds[column])
-            return self._find(core, learned["params"], learned["step"], carry, batch, origin, first, lanes=lanes)
+            return self._find(core, learned["params"], learned["step"], carry, batch, origin, first)
 
         begun = [begin(number) for number in range(len(shares))]  # all are at work before one is waited for
         if columns == 1:
@@ -271,22 +270,21 @@ class OnCores:
 
     def _learned(self, learned: dict[str, Any], carry: Any, batch: Any, origin: Origin) -> Share:
         """A step of members that no other core learns."""
-        lanes = jax.tree.leaves(batch)[0].shape[-1]
 
         def member(params, opt_state, key, carry):
-            return self._member.learn(params, opt_state, key, learned["step"], carry, batch, lanes)
+            return self._member.learn(params, opt_state, key, learned["step"], carry, batch)
 
         stacked = learned["params"], learned["optimizer"], _keys(origin), carry
         (params, opt_state), sums, after = lstm.over_members(member, *stacked)
         return _after(learned, params, opt_state, sums), after if carry else None
 
     def _found(
-        self, params: Params, step: Array, carry: Any, batch: Any, origin: Origin, first: Array, lanes: int
+        self, params: Params, step: Array, carry: Any, batch: Any, origin: Origin, first: Array
     ) -> tuple[Any, Any]:
         """What a core finds on its lanes: gradients and sums; and the carry."""
 
         def member(params, key, carry):
-            return self._member.gradients(params, key, step, carry, batch, Place(first, lanes))
+            return self._member.gradients(params, key, step, carry, batch, first)
 
         found, after = lstm.over_members(member, params, _keys(origin), carry)
         return found, after if carry else None

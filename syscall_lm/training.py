@@ -24,7 +24,7 @@ from syscall_lm.models.store import Member
 from syscall_lm.optimisation import SCHEDULES as SCHEDULES
 from syscall_lm.traces import packing
 from syscall_lm.traces.trace import Sequences
-from syscall_lm.types import Array, Params, Place
+from syscall_lm.types import Array, Params
 
 BATCHINGS = ("traces", "lanes")
 HELD_OUT_LANES, HELD_OUT_STEPS = 64, 256
@@ -226,12 +226,12 @@ class LanguageModelling:
         return max(1, self._recipe.minibatch_calls // self._recipe.steps)
 
     def loss(
-        self, params: Params, key: Array, carry: lstm.State | None, batch: packing.Tile, place: Place
+        self, params: Params, key: Array, carry: lstm.State | None, batch: packing.Tile, first: int | Array
     ) -> tuple[Array, tuple[dict[str, Array], lstm.State]]:
         """See `objective.Objective`."""
         if carry is None:
             carry = lstm.initial_state(params, batch.inputs.shape[1])
-        h, carry = lstm.run(params, batch.inputs, batch.reset, carry, key, self._recipe.dropout, place)
+        h, carry = lstm.run(params, batch.inputs, batch.reset, carry, key, self._recipe.dropout, first)
         total, _, _ = lstm.weighted_loss(params, h, batch.targets, batch.mask.astype(h.dtype))
         calls = batch.mask.sum()
         return total / jnp.maximum(calls, 1), ({"nll": total, "calls": calls}, carry)

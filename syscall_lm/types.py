@@ -20,7 +20,7 @@ S  states of a hidden Markov model; sections of traces
 Sequences inside the models are time-major, `[T, B, ...]`, because a scan walks over the first axis.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,15 +28,3 @@ import numpy as np
 Array = jax.Array
 HostArray = jax.Array | np.ndarray  # what may still lie in the host's memory
 Params = dict[str, Any]  # nested dicts of arrays; see models/lstm.py for the layout
-
-
-class Place(NamedTuple):
-    """Where some lanes stand in the minibatch that they are a part of: what is random depends on it, not on the part.
-
-    Attributes:
-      first: the number of the first of them.
-      lanes: of the whole minibatch.
-    """
-
-    first: int | Array
-    lanes: int

@@ -18,7 +18,7 @@ from syscall_lm.models import autoencoder, encoder_decoder, shapes
 from syscall_lm.models.shapes import WindowShape
 from syscall_lm.traces.trace import Sequences
 from syscall_lm.traces.windows import Batch, Windows, in_batches
-from syscall_lm.types import Array, Params, Place
+from syscall_lm.types import Array, Params
 
 HELD_OUT_BATCH = 512
 MERGED_MULTIPLE = 16  # of windows that a minibatch on a CPU has once equal ones are merged: each is a program
@@ -146,10 +146,10 @@ class WindowPrediction:
         return (np.stack([numbers, numbers >= 0]) for numbers in batches)
 
     def loss(
-        self, params: Params, key: Array, carry: None, batch: Batch, place: Place
+        self, params: Params, key: Array, carry: None, batch: Batch, first: int | Array
     ) -> tuple[Array, tuple[dict[str, Array], None]]:
         """See `objective.Objective`."""
-        del key, carry, place
+        del key, carry, first
         sums = self._sums(params, batch, self._known)
         return sums["nll"] / jnp.maximum(sums["calls"], 1), (sums, None)
 

@@ -117,8 +117,8 @@ def test_an_xla_that_makes_no_such_devices_offers_none(monkeypatch):
 
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_cores_share_what_was_compiled_once(monkeypatch, tmp_path, on_disk):
-    def power(x, start, times):
-        return jax.lax.scan(lambda y, _: (y @ x, None), start, None, length=times)[0]
+    def power(x, start, exponents):
+        return jax.lax.scan(lambda y, _: (y @ x, None), start, exponents)[0]
 
     lowered = []
     jit = jax.jit
@@ -131,7 +131,7 @@ def test_cores_share_what_was_compiled_once(monkeypatch, tmp_path, on_disk):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path) if on_disk else None)
     try:
         cores = cpu.single_cores(3)
-        program = cpu.OneForCores(power, static_argnames="times", donate_argnums=1)
+        program = cpu.OneForCores(power, donate_argnums=1)
         random = np.random.default_rng(0)
         for core in (*cores, cores[0]):
             for size, times in ((5, 3), (9, 2), (9, 4)):
@@ -139,7 +139,7 @@ def test_cores_share_what_was_compiled_once(monkeypatch, tmp_path, on_disk):
                 given = jax.device_put(start, core)
                 with monkeypatch.context() as context:
                     context.setattr(jax, "jit", counting)
-                    found = program(core, x, given, times=times)
+                    found = program(core, x, given, np.ones(times))
                 assert found.devices() == {core} and given.is_deleted()
                 np.testing.assert_allclose(found, start @ np.linalg.matrix_power(x, times), rtol=1e-4, atol=1e-4)
     finally:

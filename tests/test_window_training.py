@@ -14,10 +14,8 @@ from syscall_lm.mesh import Mesh
 from syscall_lm.models import encoder_decoder, shapes
 from syscall_lm.traces.trace import Sequences
 from syscall_lm.traces.windows import Windows
-from syscall_lm.types import Place
 
 V, L = 4, 3
-PLACE = Place(0, 12)
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +162,7 @@ def test_gradients_under_vmap_equal_those_of_each_member_alone(model, traces):
     objective = window_training.WindowPrediction(shape(model), recipe(), traces, traces)
     batch = objective.gather(np.stack([np.arange(12), np.arange(12) % 3]))
     params = jax.vmap(objective.initialise)(jax.random.split(jax.random.key(0), 3))
-    gradient = jax.grad(functools.partial(objective.loss, place=PLACE), has_aux=True)
+    gradient = jax.grad(functools.partial(objective.loss, first=0), has_aux=True)
     together = jax.jit(jax.vmap(gradient, (0, None, None, None)))(params, jax.random.key(0), None, batch)
     for member in range(3):
         one = jax.tree.map(lambda leaf, member=member: leaf[member], params)
@@ -179,7 +177,7 @@ def test_a_minibatch_with_equal_windows_merged_is_the_same_minibatch(model, trac
     windows = Windows(traces, L, recipe().stride, V)
     numbers = np.repeat(np.arange(12), np.arange(12) % 4)
     params = objective.initialise(jax.random.key(0))
-    loss = jax.jit(jax.value_and_grad(functools.partial(objective.loss, place=PLACE), has_aux=True))
+    loss = jax.jit(jax.value_and_grad(functools.partial(objective.loss, first=0), has_aux=True))
     merged = loss(params, jax.random.key(0), None, objective.gather(windows.merged(numbers, 8)))
     (value, (sums, _)), gradient = loss(params, jax.random.key(0), None, windows.gather(numbers))
     (merged_value, (merged_sums, _)), merged_gradient = merged

@@ -24,7 +24,6 @@ from syscall_lm.models.store import Member
 from syscall_lm.scoring import Scorer
 from syscall_lm.traces.archive import TraceArchive
 from syscall_lm.traces.trace import Sequences
-from syscall_lm.types import Place
 
 # On an H100 surprisals differed by up to 1.9e-2, states by 1e-2, their gradients by 8e-3 of the greatest of an array,
 # those of whole models by 3.2e-3 of the greatest, scores of real traces by 4.6e-2 (results/gpu/h100); emulated, under
@@ -208,7 +207,7 @@ def check_training(shape: shapes.ModelShape, implementation: str = "mosaic_gpu")
 
         def loss(params):
             carry = objective.initial_carry(params)
-            return objective.loss(params, jax.random.key(1), carry, batch, Place(0, batch.inputs.shape[1]))[0]
+            return objective.loss(params, jax.random.key(1), carry, batch, 0)[0]
 
         gradient = jax.jit(jax.vmap(jax.grad(loss)))
         with choice.preferring(implementation):

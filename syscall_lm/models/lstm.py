@@ -24,7 +24,7 @@ from syscall_lm.kernels import lstm as lstm_kernel
 from syscall_lm.kernels.nll import nll, weighted_nll
 from syscall_lm.kernels.projection import project, rows_of
 from syscall_lm.kernels.scoring import score_tile
-from syscall_lm.types import Array, HostArray, Params, Place
+from syscall_lm.types import Array, HostArray, Params
 
 State = list[tuple[Array, Array]]  # (c, h) of every layer, each [B, H]
 
@@ -82,7 +82,7 @@ def run(
     state: State,
     dropout_key: Array | None = None,
     dropout: float = 0.0,
-    place: Place | None = None,
+    first: int | Array = 0,
 ) -> tuple[Array, State]:
     """Runs the stack over sequences; differentiable.
 
@@ -95,7 +95,8 @@ def run(
       dropout: the probability with which a connection from layer to layer or from layer to softmax is dropped. Those
         from the embedding stay (Zaremba et al., 2014, drop them too): so one table serves all calls, and ADFA-LD's
         held-out loss was no higher.
-      place: of these lanes, where they are a part of a minibatch; None if they are all of it.
+      first: the number of the first lane in the minibatch that these are a part of: dropout depends on it, not on the
+        part.
 
     Returns:
       the last layer's h, dropout applied, `[T, B, H]`, and the state after the last step.
@@ -108,7 +109,7 @@ def run(
             if number > 0:
                 x = project(x, layer["w_ih"]) + layer["b"]
             h, carry = lstm_kernel.lstm(x, layer["w_hh"], reset, state[number])
-            x = _drop(h, dropout_key, number + 1, dropout, place or Place(0, h.shape[1]))
+            x = _drop(h, dropout_key, number + 1, dropout, first)
         after.append(carry)
     return x, after
 
@@ -119,16 +120,20 @@ def _table(params: Params) -> Array:
     return project(params["embedding"], first["w_ih"]) + first["b"]
 
 
-def _drop(h: Array, key: Array | None, site: int, rate: float, place: Place) -> Array:
+def _drop(h: Array, key: Array | None, site: int, rate: float, first: int | Array) -> Array:
     if key is None or rate == 0:
         return h
-    # 16 random bits a number: a probability to 1e-5, for half the time that `jax.random.bernoulli` takes.
     steps, lanes, cells = h.shape
-    bits = jax.random.bits(jax.random.fold_in(key, site), (steps, place.lanes, cells), jnp.uint16)
-    if lanes < place.lanes:  # of the other lanes XLA makes none
-        bits = jax.lax.dynamic_slice_in_dim(bits, place.first, lanes, axis=1)
-    keep = bits < jnp.uint16(min(round((1 - rate) * 2**16), 2**16 - 1))
-    return jnp.where(keep, h / (1 - rate), 0)
+    key = jax.random.fold_in(key, site)
+
+    def keep(lane: Array) -> Array:
+        """`[T, H]`, from a key of the lane's own: whoever has some of the lanes makes no bits for the others."""
+        words = jax.random.bits(jax.random.fold_in(key, lane), (-(-steps // 2), 1, cells))
+        # 16 bits a number, two of a word: a probability to 1e-5, for a fourth of `jax.random.bernoulli`'s time.
+        halves = (words >> jnp.array([[0], [16]], words.dtype)) & 0xFFFF
+        return halves.reshape(-1, cells)[:steps] < min(round((1 - rate) * 2**16), 2**16 - 1)
+
+    return jnp.where(jax.vmap(keep, out_axes=1)(first + jnp.arange(lanes)), h / (1 - rate), 0)
 
 
 def logits(params: Params, h: Array) -> Array:

@@ -5,7 +5,9 @@ import pytest
 from syscall_lm.kernels.projection import project, rows_of
 
 
-def test_a_projections_gradient_is_that_of_a_product():
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_projections_gradient_is_that_of_a_product(devices, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
     rng = np.random.default_rng(0)
     x, w, weights = (rng.normal(size=size).astype(np.float32) for size in [(5, 3, 4), (4, 6), (5, 3, 6)])
     for argument in (0, 1):

@@ -76,6 +76,23 @@ def test_dropout_is_on_the_connections_between_layers_and_keeps_the_mean():
     np.testing.assert_array_equal(none, plain)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_what_a_lane_drops_depends_on_its_number_alone(steps):
+    shape = lstm.Shape(5, 30, 2)
+    params, inputs, _, reset = random_case(shape, steps=steps, lanes=9)
+
+    def dropped(lanes, **options):
+        state = lstm.initial_state(params, inputs[:, lanes].shape[1])
+        h, _ = lstm.run(params, inputs[:, lanes], reset[:, lanes], state, jax.random.key(3), 0.4, **options)
+        return np.asarray(h)
+
+    whole = dropped(slice(None))
+    rows = (whole == 0).reshape(-1, 30)
+    assert len({row.tobytes() for row in rows}) == 9 * steps  # no two alike
+    np.testing.assert_allclose(dropped(slice(4, 7), first=4), whole[:, 4:7], rtol=1e-6, atol=1e-7)
+    assert not np.array_equal(dropped(slice(4, 7)) == 0, whole[:, 4:7] == 0)
+
+
 def test_connections_from_the_embedding_are_never_dropped():
     shape = lstm.Shape(5, 100, 1)
     params, inputs, _, reset = random_case(shape, steps=6, lanes=8)
