@@ -44,6 +44,8 @@ def main() -> None:
         raise SyscallLMError("--sizes are numbers of calls")
     if not os.path.isdir(SCRATCH.value):
         raise SyscallLMError(f"--scratch={SCRATCH.value}: no such folder")
+    if wrong := [engine for engine in ENGINES.value if not re.fullmatch("local|ray(:[1-9][0-9]*)?", engine)]:
+        raise SyscallLMError(f"--engines={','.join(ENGINES.value)}: {wrong[0]!r} is neither local nor ray:WORKERS")
     output = pathlib.Path(OUTPUT.value)
     path = output / "scale.json"
     result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"rows": []}
@@ -88,7 +90,7 @@ def measure(engine: str, archive: pathlib.Path) -> dict[str, float]:
     scores = archive.with_suffix(".scores")
     arguments = [f"--model={MODEL.value}", f"--archive={archive}", f"--output={scores}", "--top=0"]
     name, _, workers = engine.partition(":")
-    run = watching.run(["score", *arguments, f"--engine={name}", f"--workers={workers or 0}"])
+    run = watching.run(["score", *arguments, f"--engine={name}", *([f"--workers={workers}"] if workers else [])])
     speed = re.search(r"([\d,]+) calls/s", run.output)
     scores.unlink(missing_ok=True)
     if run.exit_code or speed is None:
