@@ -129,7 +129,7 @@ def _drop(h: Array, key: Array | None, site: int, rate: float, first: int | Arra
     def keep(lane: Array) -> Array:
         """`[T, H]`, from a key of the lane's own: whoever has some of the lanes makes no bits for the others."""
         words = jax.random.bits(jax.random.fold_in(key, lane), (-(-steps // 2), 1, cells))
-        # 16 bits a number, two of a word: a probability to 1e-5, for a fourth of `jax.random.bernoulli`'s time.
+        # 16 bits a number, two of a word: a probability to 1e-5, for half of `jax.random.bernoulli`'s time.
         halves = (words >> jnp.array([[0], [16]], words.dtype)) & 0xFFFF
         return halves.reshape(-1, cells)[:steps] < min(round((1 - rate) * 2**16), 2**16 - 1)
 
