@@ -12,7 +12,7 @@ without a persistent compilation cache), `operands` (of scoring's products) and 
 Every implementation of a case runs in turn, several rounds; a row holds medians of real (unpadded) calls per second,
 the ratio to each peer, and the fraction of the floor: the floating-point operations of the calls that it computes over
 the matrix-multiply rate of all cores, measured between the rounds. What has peers is timed in processes of their own,
-ours and theirs alike, each round anew: the median of three runs of scoring, of seven steps of training, or one epoch
+ours and theirs alike, each round anew: the median of fifteen runs of scoring, of seven steps of training, or one epoch
 after a first, which is told apart. Theirs have the C library's memory as it is; in training PyTorch also has it as
 `train` does, which keeps what is freed. Surprisals are compared with ours. First runs, with compilation, are timed
 apart, what of them XLA compiled, and what the process grew by in them. Cases that are in --output already and are not

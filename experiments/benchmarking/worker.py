@@ -38,7 +38,7 @@ from syscall_lm.traces.trace import Trace
 from syscall_lm.traces.vocabulary import Vocabulary
 
 REPEATS = 7
-SCORING_REPEATS = 3
+SCORING_REPEATS = 15  # several seconds: machines with neighbours change their speed within one
 # Traces a batch: PyTorch is taken at its best of these. Numbers of threads are compared at the first only.
 SCORING_LANES, TRAINING_LANES = (64, 16, 32, 128), (64, 32, 128)
 ARCHIVE_LANES, EPOCH_LANES = (16, 8, 32), (8, 4, 16)

@@ -33,7 +33,7 @@ def archive(tmp_path_factory):
 def test_a_table_and_a_roofline_come_of_it(commands, tmp_path):
     flags = [f"--output={tmp_path}", "--shapes=1x4", "--rounds=1", "--torch_threads=1"]
     # Without PyTorch's contenders: it may not be here.
-    setup = "module.worker.SCORING_LANES = ()\nmodule.cases.MEMBERS = (1, 2)"
+    setup = "module.worker.SCORING_LANES, module.worker.SCORING_REPEATS = (), 1\nmodule.cases.MEMBERS = (1, 2)"
     cases = {"run": [*flags, "--cases=scoring,members"], "again": [*flags, "--cases=members"]}
     for done in commands("benchmark", cases, setup).values():
         assert done.code == 0, done.err
