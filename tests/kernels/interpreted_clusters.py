@@ -5,6 +5,7 @@ greatest: states 4e-3, gradients 6e-3, surprisals 4e-3. The interpreter of jax 0
 under way.
 """
 
+import conftest  # of this folder: what the interpreter's threads compile
 import jax
 import numpy as np
 from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks
@@ -25,6 +26,7 @@ w_hh = rng.normal(size=(CELLS, 4 * CELLS)).astype(np.float32) / 6
 reset, carry = rng.random((STEPS, LANES)) < 0.3, tuple(rng.normal(size=(2, LANES, CELLS)).astype(np.float32))
 weights = rng.normal(size=(STEPS, LANES, CELLS)).astype(np.float32)
 races = []
+assert conftest
 
 
 def loss(x, w_hh, carry, implementation):
