@@ -20,9 +20,9 @@ from syscall_lm.window_scoring import WindowScorer
 
 V = 5
 TRACES = Sequences.from_list([(np.arange(33 + i % 15) + i) % 3 for i in range(24)])
-EIGHT = f"""
+FOUR = f"""
 import importlib.util, json, jax
-jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_num_cpu_devices", 4)
 from syscall_lm import optimisation
 optimisation.CORE_FLOPS = 1e-9  # else steps as small as these would be left to one device
 spec = importlib.util.spec_from_file_location("test_mesh", {__file__!r})
@@ -35,7 +35,7 @@ print(json.dumps(done))
 
 
 def losses():
-    """Training and held-out losses of every case on all devices; of 8, a mesh of 2 x 4, 1 x 8 and 1 x 8.
+    """Training and held-out losses of every case on all devices; of 4, a mesh of 2 x 2, 1 x 4 and 1 x 4.
 
     Programs are for each core, as long as XLA offers it (see `scores_of_one_program`).
     """
@@ -55,7 +55,7 @@ def losses():
 
 
 def compiled_step():
-    """The program of one step on a mesh of 2 x 4, as text."""
+    """The program of one step on a mesh of 2 x 2, as text."""
     from syscall_lm.mesh import Mesh
 
     recipe, mesh = training.Recipe(minibatch_calls=272, steps=17), Mesh(2)
@@ -72,7 +72,7 @@ def compiled_step():
 
 
 def scores():
-    """Surprisals and states on all devices: of lanes for 8, 4 and 1 of them; one call of several streams."""
+    """Surprisals and states on all devices: of lanes for 4, 2 and 1 of them; one call of several streams."""
     small, usual = lstm.Shape(V, 6, 2), lstm.Shape(V, 200)  # so wide that the number of rows changes a product's bits
     rng = np.random.default_rng(0)
     members = [
@@ -82,7 +82,7 @@ def scores():
     scorer = scoring.Scorer(members, lanes=80, steps=16)
     traces = [rng.integers(0, V, n) for n in rng.integers(1, 40, 1300)]
     scored = [scorer.surprisal(Sequences.from_list(traces[:count])).ravel() for count in (1300, 200, 40, 1)]
-    devices = [sum(mesh.size for mesh in scoring._meshes(lanes)) for lanes in (640, 512, 128, 127, 64, 1)]
+    devices = [sum(mesh.size for mesh in scoring._meshes(lanes)) for lanes in (640, 512, 128, 127, 34, 1)]
     for lanes in (12, 128):
         stream = scorer.stream(lanes)
         scored += [stream.push(rng.integers(0, V, lanes)).ravel() for _ in range(3)]
@@ -98,7 +98,7 @@ def scores_of_one_program():
 
 
 def window_scores():
-    """Of how many windows how many devices get how many; surprisals of windows for 8, 2 and 1 devices."""
+    """Of how many windows how many devices get how many; surprisals of windows for 4, 2 and 1 devices."""
     sizes = [list(window_scoring._shares(count)) for count in (1, 65, 1000, 10**6)]
     rng = np.random.default_rng(0)
     traces = [rng.integers(0, V, n) for n in rng.integers(1, 40, 1200)]
@@ -137,48 +137,48 @@ def chosen():
 
 
 @pytest.fixture(scope="module")
-def on_eight_devices():
-    done = subprocess.run([sys.executable, "-c", EIGHT], capture_output=True, text=True, timeout=300, check=False)
+def on_four_devices():
+    done = subprocess.run([sys.executable, "-c", FOUR], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize("programs", [0, 7], ids=["for each core", "for all"])
-def test_eight_devices_give_the_losses_of_one(on_eight_devices, programs):
-    alone, together = losses(), on_eight_devices[programs]
+def test_four_devices_give_the_losses_of_one(on_four_devices, programs):
+    alone, together = losses(), on_four_devices[programs]
     assert alone.keys() == together.keys()
     for name in alone:
         np.testing.assert_allclose(together[name], alone[name], rtol=1e-5, err_msg=name)
 
 
-def test_a_small_step_is_left_to_few_devices_a_row(on_eight_devices):
-    assert on_eight_devices[5] == [[[1, 8], [2, 4]], [[1, 3], [2, 3]], [[1, 1], [2, 1]]]
+def test_a_small_step_is_left_to_few_devices_a_row(on_four_devices):
+    assert on_four_devices[5] == [[[1, 4], [2, 2]], [[1, 3], [2, 2]], [[1, 1], [2, 1]]]
 
 
-def test_eight_devices_score_as_one(on_eight_devices):
+def test_four_devices_score_as_one(on_four_devices):
     alone = scores()[1]
-    for devices, together in (on_eight_devices[2], on_eight_devices[6]):
-        assert devices == [8, 8, 8, 1, 4, 1]
+    for devices, together in (on_four_devices[2], on_four_devices[6]):
+        assert devices == [4, 4, 4, 1, 2, 1]
         for one, there in zip(alone, together, strict=True):
             np.testing.assert_allclose(there, one, rtol=0, atol=1e-5)
 
 
-def test_eight_devices_score_windows_as_one_to_the_bit(on_eight_devices):
-    sizes, together = on_eight_devices[4]
-    assert sizes == [[64, 1], [128, 1], [512, 2], [512, 8]]
+def test_four_devices_score_windows_as_one_to_the_bit(on_four_devices):
+    sizes, together = on_four_devices[4]
+    assert sizes == [[64, 1], [128, 1], [512, 2], [512, 4]]
     alone_sizes, alone = window_scores()
     assert alone_sizes == [[64, 1], [128, 1], [512, 1], [512, 1]]
     for one, there in zip(alone, together, strict=True):
         np.testing.assert_array_equal(there, one)
 
 
-def test_a_kernel_may_run_where_each_device_has_its_own_share(on_eight_devices):
-    assert on_eight_devices[3] == [False, True]
+def test_a_kernel_may_run_where_each_device_has_its_own_share(on_four_devices):
+    assert on_four_devices[3] == [False, True]
 
 
-def test_devices_talk_between_minibatches_only(on_eight_devices):
+def test_devices_talk_between_minibatches_only(on_four_devices):
     """A collective within the scan over time would be one for every call of a lane."""
-    text = on_eight_devices[1]
+    text = on_four_devices[1]
     collective = r"= .* (?:all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
     computations = {
         name: body for name, body in re.findall(r"^(?:ENTRY )?%?(\S+) [^\n]*\{\n(.*?)^\}", text, re.M | re.S)
