@@ -33,6 +33,7 @@ from syscall_lm.kernels.nll import nll
 from syscall_lm.models import lstm, store
 from syscall_lm.traces.archive import TraceArchive
 from syscall_lm.traces.packing import Tile
+from syscall_lm.traces.trace import Sequences
 from syscall_lm.types import Array, HostArray, Params
 
 CHEAPER = ("bfloat16", "int8")
@@ -85,6 +86,9 @@ class Rounding(scoring.Scorer):
     def tile(self, states: scoring.States, tile: Tile) -> tuple[scoring.States, list[list[Array]]]:
         """See `Scorer.tile`."""
         return self._on_lanes(self._rounding_surprisal, states, tile)
+
+    def _families(self, sequences: Sequences) -> None:
+        """All of every trace is scored by `tile`."""
 
 
 Surprisal = Callable[[Params, lstm.State, Tile], tuple[lstm.State, Array]]

@@ -9,7 +9,8 @@ depend on how many rows there are (XLA's from 12 on, on the processors tried).
 
 import collections
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from syscall_lm import cpu
 from syscall_lm.errors import SyscallLMError
 from syscall_lm.models import lstm, shapes
 from syscall_lm.models.store import Member
-from syscall_lm.traces import packing
+from syscall_lm.traces import beginnings, packing
 from syscall_lm.traces.trace import Sequences, require_ids
 from syscall_lm.types import Array, HostArray, Params
 from syscall_lm.window_scoring import WindowScorer
@@ -31,6 +32,8 @@ SHARE, ACCELERATOR_SHARE = 16, 64  # lanes
 # What a step costs beside its lanes, in lanes: narrower tiles are cheaper for a core, not for an accelerator.
 OVERHEAD, ACCELERATOR_OVERHEAD = 8, 10**6
 OPERANDS = ("float32", "bfloat16")  # of matrix products
+FAMILIES = 4  # of traces that begin alike, and more, for each lane where traces are many and short
+BRANCHING = 1.03  # what a step that may branch off takes, in steps; measured 1.01 to 1.03
 TILES_IN_FLIGHT = 2  # the host prepares and unpacks tiles while the device computes others
 
 
@@ -75,7 +78,7 @@ class Scorer:
                 self._by_windows.append((numbers, WindowScorer(shape, _stacked(params))))
 
     def surprisal(self, sequences: Sequences) -> np.ndarray:
-        """Scores traces of any lengths; identical ones are computed once.
+        """Scores traces of any lengths; identical ones are computed once, on CPUs identical beginnings too.
 
         Args:
           sequences: N traces, ids in the members' vocabulary.
@@ -105,19 +108,49 @@ class Scorer:
         return scores[:, :-1]
 
     def _score_lanes(self, sequences: Sequences, scores: np.ndarray) -> None:
-        lanes = self._lanes_for(sequences)
         packer = packing.Packer(sequences, self.go)
-        states = self.initial_states(lanes)
         in_flight: collections.deque[tuple[np.ndarray, list[list[Array]]]] = collections.deque()
-        for plan in packing.lane_plans(sequences, lanes, self._steps):
-            with jax.profiler.TraceAnnotation("gather a tile"):
-                tile = packer.gather(plan)
-            states, surprisals = self.tile(states, tile)
+        found = self._families(sequences)
+        tiles = self._tiles(sequences, packer) if found is None else self._branching_tiles(sequences, packer, found)
+        for plan, surprisals in tiles:
             in_flight.append((plan, surprisals))
             if len(in_flight) > TILES_IN_FLIGHT:
                 self._collect(scores, *in_flight.popleft())
         while in_flight:
             self._collect(scores, *in_flight.popleft())
+        if found is not None:
+            for number in self._order:
+                found.complete(scores[number], sequences)
+
+    def _tiles(self, sequences: Sequences, packer: packing.Packer) -> Iterator[tuple[np.ndarray, list[list[Array]]]]:
+        """Plans, and what `tile` says of them."""
+        lanes = self._lanes_for(sequences.lengths)
+        states = self.initial_states(lanes)
+        for plan in packing.lane_plans(sequences, lanes, self._steps):
+            states, surprisals = self.tile(states, _gathered(packer, plan))
+            yield plan, surprisals
+
+    def _families(self, sequences: Sequences) -> beginnings.Families | None:
+        """Which traces go on from which; None if it does not pay, or some devices share a program."""
+        if jax.default_backend() != "cpu":
+            return None  # its kernels keep no states
+        lanes = self._lanes * len(jax.local_devices())
+        most = max(sequences.longest, len(sequences.calls) // (FAMILIES * lanes))  # no lane is longer for families
+        found = beginnings.families(sequences, most)
+        alone = all(mesh.size == 1 for mesh in _meshes(self._lanes_for(found.sizes)))
+        pays = BRANCHING * self._time_for(found.sizes) < self._time_for(sequences.lengths)
+        return found if alone and pays else None
+
+    def _branching_tiles(
+        self, sequences: Sequences, packer: packing.Packer, found: beginnings.Families
+    ) -> Iterator[tuple[np.ndarray, list[list[Array]]]]:
+        """The same, of what is left of the traces."""
+        lanes = self._lanes_for(found.sizes)
+        both = zip(self.initial_states(lanes), self.initial_states(lanes, beginnings.SLOTS), strict=True)
+        states: list[list[Any]] = [list(zip(*of_mesh, strict=True)) for of_mesh in both]
+        for plan, branches in beginnings.branching_plans(sequences, found, lanes, self._steps, len(states)):
+            states, surprisals = self._on_lanes(_branching, states, _gathered(packer, plan), branches)
+            yield plan, surprisals
 
     def _collect(self, scores: np.ndarray, plan: np.ndarray, surprisals: list[list[Array]]) -> None:
         with jax.profiler.TraceAnnotation("collect a tile"):
@@ -147,7 +180,7 @@ class Scorer:
         first, inverse = sequences.distinct()
         # A model reads the call before the one it predicts, so it has read a whole trace one position later.
         longer = Sequences.from_list(np.append(sequences[int(i)], 0) for i in first)
-        lanes = self._lanes_for(longer)
+        lanes = self._lanes_for(longer.lengths)
         packer = packing.Packer(longer, self.go)
         trace_of_end = np.full(len(longer.calls) + 1, -1, np.int64)  # the last entry is padding, read by -1
         trace_of_end[longer.offsets[1:] - 1] = np.arange(len(longer))
@@ -163,34 +196,38 @@ class Scorer:
         in_order = dict(zip(self._order, (member for group in found for member in group), strict=True))
         return [in_order[number][inverse] for number in range(len(self.names))]
 
-    def _lanes_for(self, sequences: Sequences) -> int:
-        """As many lanes as cost least: empty ones cost too, and with fewer it takes more steps.
+    def _lanes_for(self, lengths: np.ndarray) -> int:
+        """As many lanes for things of these lengths as cost least: empty ones cost too, with fewer it takes more steps.
 
         They are 2^k or 3 2^k, since each number is compiled anew, a multiple of the devices that share them.
         """
-        devices = len(jax.local_devices())
-        together = len(sequences.calls) / sequences.longest
+        devices, together = len(jax.local_devices()), lengths.sum() / lengths.max()
         fewer = 1 << int(together).bit_length() - 1
-        overhead = OVERHEAD if jax.default_backend() == "cpu" else ACCELERATOR_OVERHEAD
-        lengths = -np.sort(-sequences.lengths)
-
-        def cost(lanes: int) -> float:
-            # Of the k lanes + 1 longest traces some lane holds k + 1; and no lane can hold less than the mean.
-            heaped = lengths[::lanes]
-            steps = max(len(sequences.calls) / lanes, (heaped * np.arange(1, len(heaped) + 1)).max())
-            return -(-steps // self._steps) * (lanes + overhead)
-
-        lanes = min((fewer, fewer * 3 // 2, fewer * 2), key=cost)
+        lengths = -np.sort(-lengths)
+        lanes = min((fewer, fewer * 3 // 2, fewer * 2), key=lambda lanes: self._cost(lengths, lanes, lanes))
         lanes = min(lanes, self._lanes * devices)
         sharing = min(devices, max(1, lanes // _share()))
         return -(-lanes // sharing) * sharing
 
-    def initial_states(self, lanes: int) -> "States":
-        """Before a trace."""
+    def _time_for(self, lengths: np.ndarray) -> float:
+        """What scoring things of these lengths takes, reckoned in steps of a tile of one lane."""
+        lanes = self._lanes_for(lengths)
+        return self._cost(-np.sort(-lengths), lanes, lanes / len(_meshes(lanes)))
+
+    def _cost(self, longest_first: np.ndarray, lanes: int, side_by_side: float) -> float:
+        """What the steps cost if a device has so many of the lanes."""
+        # Of the k lanes + 1 longest traces some lane holds k + 1; and no lane can hold less than the mean.
+        heaped = longest_first[::lanes]
+        steps = max(longest_first.sum() / lanes, (heaped * np.arange(1, len(heaped) + 1)).max())
+        overhead = OVERHEAD if jax.default_backend() == "cpu" else ACCELERATOR_OVERHEAD
+        return -(-steps // self._steps) * (side_by_side + overhead)
+
+    def initial_states(self, lanes: int, of_lane: int = 1) -> "States":
+        """Before a trace; so many of each lane."""
         meshes = _meshes(lanes)
+        count = lanes // len(meshes) * of_lane
         return [
-            [lstm.initial_state(group, lanes // len(meshes), _layout(mesh, _BY_LANE)) for group in self._groups]
-            for mesh in meshes
+            [lstm.initial_state(group, count, _layout(mesh, _BY_LANE)) for group in self._groups] for mesh in meshes
         ]
 
     def tile(self, states: "States", tile: packing.Tile) -> tuple["States", list[list[Array]]]:
@@ -202,11 +239,19 @@ class Scorer:
         return self._on_lanes(_surprisal, states, tile)
 
     def _on_lanes(
-        self, function: "_OfMember", states: "States", tile: packing.Tile
-    ) -> tuple["States", list[list[Array]]]:
-        after: States = []
+        self,
+        function: "_OfMember",
+        states: list[list[Any]],
+        tile: packing.Tile,
+        branches: Sequence[beginnings.Branches] | None = None,
+    ) -> tuple[list[list[Any]], list[list[Array]]]:
+        """What `function` says of each mesh's share of a tile, and of what branches off in it."""
+        after: list[list[Any]] = []
         found: list[list[Array]] = []
-        shares = [packing.Tile(*share) for share in zip(*(_split(part, len(states)) for part in tile), strict=True)]
+        parts = zip(*(_split(part, len(states)) for part in tile), strict=True)
+        shares: list[Any] = [packing.Tile(*part) for part in parts]
+        if branches is not None:
+            shares = list(zip(shares, branches, strict=True))
         for mesh, share, before in zip(_meshes(tile.inputs.shape[1]), shares, states, strict=True):
             groups = zip(self._groups_on(mesh), before, strict=True)
             results = [self._program(function, group, state, share, mesh) for group, state in groups]
@@ -239,7 +284,7 @@ def _stacked(params: Sequence[Params]) -> Params:
 
 States = list[list[lstm.State]]  # of every mesh and group
 _BY_LANE = PartitionSpec(None, "lane")  # of states [members, B, H] and of tiles [T, B]
-_OfMember = Callable[[Params, lstm.State, packing.Tile], tuple[lstm.State, Array]]
+_OfMember = Callable[[Params, Any, Any], tuple[Any, Array]]  # parameters, state and tile
 
 
 def _share() -> int:
@@ -257,6 +302,11 @@ def _meshes(lanes: int) -> list[Mesh]:
     return [Mesh(np.array(each), ("lane",)) for each in together]
 
 
+def _gathered(packer: packing.Packer, plan: np.ndarray) -> packing.Tile:
+    with jax.profiler.TraceAnnotation("gather a tile"):
+        return packer.gather(plan)
+
+
 def _split(array: HostArray, parts: int) -> list[np.ndarray]:
     """Equal shares of the lanes of `[T, B]`."""
     return np.split(np.asarray(array), parts, axis=1)
@@ -267,12 +317,10 @@ def _layout(mesh: Mesh, spec: PartitionSpec) -> jax.sharding.Sharding:
     return NamedSharding(mesh, spec) if mesh.size > 1 else jax.sharding.SingleDeviceSharding(mesh.devices.item())
 
 
-def _on_devices(
-    function: _OfMember, group: Params, state: lstm.State, tile: packing.Tile, mesh: Mesh
-) -> tuple[lstm.State, Array]:
+def _on_devices(function: _OfMember, group: Params, state: Any, tile: Any, mesh: Mesh) -> tuple[Any, Array]:
     """What `function` says of every member of a group; its values are `[members, T, B, ...]`."""
 
-    def share(group: Params, state: lstm.State, tile: packing.Tile) -> tuple[lstm.State, Array]:
+    def share(group: Params, state: Any, tile: Any) -> tuple[Any, Array]:
         return lstm.over_members(function, group, state, shared=(tile,))
 
     if mesh.size == 1:
@@ -292,6 +340,14 @@ _PROGRAMS = {
 
 def _surprisal(folded: Params, state: lstm.State, tile: packing.Tile) -> tuple[lstm.State, Array]:
     return lstm.score(folded, state, tile.inputs, tile.targets, tile.reset)
+
+
+def _branching(
+    folded: Params, states: tuple[lstm.State, lstm.State], tile: tuple[packing.Tile, beginnings.Branches]
+) -> tuple[tuple[lstm.State, lstm.State], Array]:
+    calls, branches = tile
+    after, kept, surprisal = lstm.score_branching(folded, *states, calls.inputs, calls.targets, calls.reset, branches)
+    return (after, kept), surprisal
 
 
 def _hidden(folded: Params, state: lstm.State, tile: packing.Tile) -> tuple[lstm.State, Array]:

@@ -81,7 +81,10 @@ def scores():
     ]
     scorer = scoring.Scorer(members, lanes=80, steps=16)
     traces = [rng.integers(0, V, n) for n in rng.integers(1, 40, 1300)]
-    scored = [scorer.surprisal(Sequences.from_list(traces[:count])).ravel() for count in (1300, 200, 40, 1)]
+    programs = rng.integers(0, V, (20, 60))
+    alike = [np.append(programs[i % 20][: rng.integers(9, 60)], rng.integers(0, V, 5)) for i in range(700)]
+    scored = [scorer.surprisal(Sequences.from_list(alike)).ravel()]
+    scored += [scorer.surprisal(Sequences.from_list(traces[:count])).ravel() for count in (1300, 200, 40, 1)]
     devices = [sum(mesh.size for mesh in scoring._meshes(lanes)) for lanes in (640, 512, 128, 127, 34, 1)]
     for lanes in (12, 128):
         stream = scorer.stream(lanes)

@@ -72,9 +72,9 @@ def test_as_many_lanes_as_cost_least(members, monkeypatch):
     }
     traces = {kind: Sequences.from_list([np.zeros(n) for n in each]) for kind, each in lengths.items()}
     expected = {"one": 1, "five": 6, "nine": 12, "a hundred": 128, "long and short": 64, "more": 128, "many": 1024}
-    assert {kind: scorer._lanes_for(each) for kind, each in traces.items()} == expected
+    assert {kind: scorer._lanes_for(each.lengths) for kind, each in traces.items()} == expected
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert {kind: scorer._lanes_for(each) for kind, each in traces.items()} == expected | {"long and short": 96}
+    assert {kind: scorer._lanes_for(each.lengths) for kind, each in traces.items()} == expected | {"long and short": 96}
 
 
 def test_operands_of_bfloat16_are_rounded_and_nothing_else_is(members, traces, alone):
@@ -150,6 +150,39 @@ def test_identical_traces_are_computed_once_and_scored_alike(members, traces, mo
     assert computed == [sum(len(t) for t in {t.tobytes(): t for t in traces}.values())]
     expected = [scorer.surprisal(Sequences.from_list([trace])) for trace in doubled]
     np.testing.assert_allclose(scores, np.concatenate(expected, axis=1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def programs():
+    """Traces of two programs, many of which begin alike; some are the beginning of another, some are equal."""
+    rng = np.random.default_rng(1)
+    longest = [rng.integers(0, V, 300), rng.integers(0, V, 120)]
+    alike = [
+        np.append(whole[: rng.integers(1, len(whole))], rng.integers(0, V, rng.integers(20))) for whole in longest * 40
+    ]
+    return Sequences.from_list([*longest, *alike, alike[3], longest[0][:50]])
+
+
+@pytest.mark.parametrize(("lanes", "steps"), [(1, 1000), (4, 16), (512, 128)])
+def test_identical_beginnings_are_computed_once_and_scored_alike(members, programs, monkeypatch, lanes, steps):
+    scorer = scoring.Scorer(members, lanes, steps)
+    computed = []
+    gathered = scoring._gathered
+    monkeypatch.setattr(scoring, "_gathered", lambda packer, plan: computed.append(plan) or gathered(packer, plan))
+    found = scorer.surprisal(programs)
+    with_branches = sum(np.count_nonzero(plan >= 0) for plan in computed)
+    computed.clear()
+    monkeypatch.setattr(scoring, "BRANCHING", 1e9)
+    expected = scorer.surprisal(programs)
+    distinct = programs.take(programs.distinct()[0])
+    assert sum(np.count_nonzero(plan >= 0) for plan in computed) == len(distinct.calls)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert with_branches < len(distinct.calls) / 2
+
+
+def test_an_accelerator_computes_beginnings_anew(members, programs, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert scoring.Scorer(members)._families(programs.take(programs.distinct()[0])) is None
 
 
 def test_the_least_expected_call_is_the_first_that_surprises_most():

@@ -14,6 +14,7 @@ from syscall_lm.experiments.benchmarking.peers import Flax, Peer, Torch
 from syscall_lm.kernels.shapes import ADFA_LD_VOCABULARY
 from syscall_lm.models import language_model, lstm
 from syscall_lm.models.store import Member
+from syscall_lm.traces import beginnings
 from syscall_lm.traces.archive import TraceArchive
 from syscall_lm.traces.trace import Sequences
 from syscall_lm.types import Params
@@ -208,7 +209,7 @@ def epoch_traces(archive: str) -> Sequences:
 
 
 def our_archive(*shapes: lstm.Shape, path: str, whole: bool = True) -> Callable[[], np.ndarray]:
-    """Scores an archive, from its file to a score `[M, N]` of every model and trace: packed, identical traces once.
+    """Scores an archive, from its file to a score `[M, N]` of every model and trace: packed, what is alike once.
 
     Args:
       shapes: of the M models.
@@ -250,8 +251,9 @@ def archive_traces(path: str, whole: bool = True) -> Sequences:
 
 
 def calls_of(traces: Sequences) -> tuple[int, int]:
-    """The calls of traces, all and of distinct ones."""
-    return len(traces.calls), int(traces.lengths[traces.distinct()[0]].sum())
+    """The calls of traces, all and those that we compute: of distinct traces, without what they begin alike with."""
+    distinct = traces.take(traces.distinct()[0])
+    return len(traces.calls), int(beginnings.families(distinct, distinct.longest).lengths.sum())
 
 
 def members(shape: lstm.Shape) -> list[Contender]:

@@ -79,7 +79,7 @@ def _tried(threads: Sequence[int], lanes: Sequence[int]) -> list[tuple[int, int]
 def archive(shapes: Sequence[lstm.Shape], path: str, whole: bool, threads: int) -> list[Contender]:
     """Traces of an archive, from its file to a score of every model and trace."""
     common = {"path": os.path.abspath(path), "whole": whole}
-    calls, distinct = cases.calls_of(cases.archive_traces(**common))
+    calls, computed = cases.calls_of(cases.archive_traces(**common))
 
     def check() -> None:
         theirs = cases.peer_archive(*shapes, **common, lanes=ARCHIVE_LANES[0], threads=threads)
@@ -89,8 +89,8 @@ def archive(shapes: Sequence[lstm.Shape], path: str, whole: bool, threads: int) 
         options = {**common, "lanes": lanes, "threads": threads}
         return _apart(name, shapes, "peer_archive", options=options, calls=calls, lanes=lanes, kept=False, repeats=1)
 
-    ours = _apart("ours, identical traces once", shapes, "our_archive", options=common, calls=calls, repeats=1)
-    ours.computed = distinct
+    ours = _apart("ours, what is alike once", shapes, "our_archive", options=common, calls=calls, repeats=1)
+    ours.computed = computed
     if not whole:  # all of an archive takes PyTorch minutes, and its training traces show as much
         ours.check = check
     return [

@@ -59,6 +59,53 @@ def score_tile(
     Raises:
       ValueError: shapes that do not fit, an unknown implementation, or one that cannot run here.
     """
+    _require_shapes(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry)
+    on_hopper = ("mosaic_gpu", "by_layer") if inputs.shape[1] >= FEWEST_LANES * len(w_hh) else ("by_layer",)
+    arguments = (table, list(w_hh), list(upper), w_out, b_out, inputs, targets, reset, list(carry))
+    return choice.dispatch("score_tile", IMPLEMENTATIONS, implementation, arguments, on_hopper)
+
+
+def score_branching_tile(
+    table: Array,
+    w_hh: Sequence[Array],
+    upper: Sequence[tuple[Array, Array]],
+    w_out: Array,
+    b_out: Array,
+    inputs: Array,
+    targets: Array,
+    reset: Array,
+    carry: Carry,
+    kept: Carry,
+    branches: Sequence[Array],
+) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]], list[tuple[jax.Array, jax.Array]]]:
+    """`score_tile` where lanes keep states, and go on from kept ones: beginnings of traces are scored once. By XLA.
+
+    Args:
+      table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry: see `score_tile`.
+      kept: `(c, h)` for each layer, each `[S, H]`, the states in S slots.
+      branches: int32 `[T, E]` each, up to E of a kind a step: lanes that before it go on from a kept state, and from
+        which slot; lanes whose state after it is kept, and in which slot. Lanes from B on and slots from S on mean
+        nothing.
+
+    Returns:
+      surprisals `[T, B]`, the state after the last step, and what the slots hold then.
+
+    Raises:
+      ValueError: shapes that do not fit.
+    """
+    _require_shapes(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry)
+    shapes = {part.shape for part in branches}
+    if len(branches) != 4 or len(shapes) != 1 or next(iter(shapes))[:1] != inputs.shape[:1]:
+        raise ValueError(f"branches are {sorted(shapes)} and must be four of one shape ({inputs.shape[0]}, E)")
+    slots = {part.shape for pair in kept for part in pair}
+    if len(kept) != len(w_hh) or len(slots) != 1 or next(iter(slots))[1:] != w_out.shape[:1]:
+        raise ValueError(f"kept is {sorted(slots)} and must be (S, {w_out.shape[0]}), for each of {len(w_hh)} layers")
+    return xla.score_branching_tile(
+        table, list(w_hh), list(upper), w_out, b_out, inputs, targets, reset, list(carry), list(kept), tuple(branches)
+    )
+
+
+def _require_shapes(table, w_hh, upper, w_out, b_out, inputs, targets, reset, carry):
     cells, vocabulary = w_out.shape
     steps, lanes = inputs.shape
     expected = {
@@ -73,6 +120,3 @@ def score_tile(
     for name, (shape, wanted) in expected.items():
         if shape != wanted:
             raise ValueError(f"{name} is {shape} and must be {wanted}, for w_out {w_out.shape}, inputs {inputs.shape}")
-    on_hopper = ("mosaic_gpu", "by_layer") if lanes >= FEWEST_LANES * len(w_hh) else ("by_layer",)
-    arguments = (table, list(w_hh), list(upper), w_out, b_out, inputs, targets, reset, list(carry))
-    return choice.dispatch("score_tile", IMPLEMENTATIONS, implementation, arguments, on_hopper)

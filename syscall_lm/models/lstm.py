@@ -13,7 +13,7 @@ input weights and bias of the first layer become one table `[V + 1, 4H]`: a call
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -23,7 +23,7 @@ from syscall_lm.errors import SyscallLMError
 from syscall_lm.kernels import lstm as lstm_kernel
 from syscall_lm.kernels.nll import nll, weighted_nll
 from syscall_lm.kernels.projection import project, rows_of
-from syscall_lm.kernels.scoring import score_tile
+from syscall_lm.kernels.scoring import score_branching_tile, score_tile
 from syscall_lm.types import Array, HostArray, Params
 
 State = list[tuple[Array, Array]]  # (c, h) of every layer, each [B, H]
@@ -210,21 +210,36 @@ def score(folded: Params, state: State, inputs: HostArray, targets: HostArray, r
     Returns:
       the state after the last step, and negative log-likelihoods `[T, B]` in nats per call.
     """
-
-    layers = _layers(folded)
     with jax.named_scope("score_tile"):
-        surprisal, after = score_tile(
-            folded["table"],
-            [layer["w_hh"] for layer in layers],
-            [(layer["w_ih"], layer["b"]) for layer in layers[1:]],
-            folded["w_out"],
-            folded["b_out"],
-            inputs,
-            targets,
-            reset,
-            state,
-        )
+        surprisal, after = score_tile(*_arrays(folded), inputs, targets, reset, state)
     return after, surprisal
+
+
+def score_branching(
+    folded: Params,
+    state: State,
+    kept: State,
+    inputs: HostArray,
+    targets: HostArray,
+    reset: HostArray,
+    branches: Sequence[HostArray],
+) -> tuple[State, State, Array]:
+    """`score` where lanes keep states, and go on from kept ones (see `kernels.scoring.score_branching_tile`).
+
+    Returns:
+      the state after the last step, what is kept then, and negative log-likelihoods `[T, B]` in nats per call.
+    """
+    with jax.named_scope("score_tile"):
+        tile = inputs, targets, reset, state
+        surprisal, after, kept = score_branching_tile(*_arrays(folded), *tile, kept, branches)
+    return after, kept, surprisal
+
+
+def _arrays(folded: Params) -> tuple[Array, list[Array], list[tuple[Array, Array]], Array, Array]:
+    """What the scoring kernels take."""
+    layers = _layers(folded)
+    upper = [(layer["w_ih"], layer["b"]) for layer in layers[1:]]
+    return folded["table"], [layer["w_hh"] for layer in layers], upper, folded["w_out"], folded["b_out"]
 
 
 def over_members(function: Callable[..., Any], *stacked: Any, shared: tuple[Any, ...] = ()) -> Any:

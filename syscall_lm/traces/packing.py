@@ -71,30 +71,44 @@ def lane_plans(
     """
     order = np.arange(len(sequences)) if rng is None else rng.permutation(len(sequences))
     lengths = sequences.lengths
-    order = order[np.argsort(-lengths[order], kind="stable")]
-    queue = [(0, lane) for lane in range(lanes)]
-    contents: list[list[int]] = [[] for _ in range(lanes)]
-    for trace, length in zip(order.tolist(), lengths[order].tolist(), strict=True):
-        used, lane = queue[0]
-        contents[lane].append(trace)
-        heapq.heapreplace(queue, (used + length, lane))
+    contents, sizes = shared_out(lengths, order, lanes)
     if rng is not None:
         for traces in contents:
             rng.shuffle(traces)
     placed = np.array([trace for traces in contents for trace in traces], np.int64)
-    positions = np.append(_positions(sequences, placed), -1)  # lane after lane; the last entry is padding
-    sizes = np.array([used for used, _ in sorted(queue, key=lambda entry: entry[1])])
+    return lane_tiles(sequences.offsets[placed], lengths[placed], sizes, steps)
+
+
+def shared_out(lengths: np.ndarray, order: np.ndarray, lanes: int) -> tuple[list[list[int]], np.ndarray]:
+    """Shares things of some lengths out to lanes, the longest first; in `order` where they are equally long.
+
+    Returns:
+      each lane's things, and int64 `[lanes]`, the sum of their lengths.
+    """
+    order = order[np.argsort(-lengths[order], kind="stable")]
+    queue = [(0, lane) for lane in range(lanes)]
+    contents: list[list[int]] = [[] for _ in range(lanes)]
+    for thing, length in zip(order.tolist(), lengths[order].tolist(), strict=True):
+        used, lane = queue[0]
+        contents[lane].append(thing)
+        heapq.heapreplace(queue, (used + length, lane))
+    return contents, np.array([used for used, _ in sorted(queue, key=lambda entry: entry[1])], np.int64)
+
+
+def lane_tiles(begins: np.ndarray, lengths: np.ndarray, sizes: np.ndarray, steps: int) -> Iterator[np.ndarray]:
+    """Plans `[steps, lanes]` of pieces of traces, which lie back to back in lane after lane.
+
+    Args:
+      begins, lengths: `[P]`, the position of each piece's first call, and how many calls it has.
+      sizes: `[lanes]`, the calls in each lane.
+      steps: T of every plan.
+    """
+    before = np.cumsum(lengths) - lengths
+    positions = np.append(np.arange(lengths.sum()) + np.repeat(begins - before, lengths), -1)  # the last is padding
     ends = np.cumsum(sizes)
     for start in range(0, int(sizes.max()), steps):
         places = (ends - sizes + start) + np.arange(steps)[:, None]
         yield positions[np.where(places < ends, places, -1)]
-
-
-def _positions(sequences: Sequences, traces: np.ndarray) -> np.ndarray:
-    """Positions in `sequences.calls` of these traces' calls, back to back."""
-    lengths = sequences.lengths[traces]
-    before = np.cumsum(lengths) - lengths
-    return np.arange(lengths.sum()) + np.repeat(sequences.offsets[traces] - before, lengths)
 
 
 def minibatch_plans(
