@@ -30,7 +30,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 # Nearly all of that time is LLVM's. What is tested of programs that run for milliseconds is their logic; it is found as
 # well without optimisations, in half the time. Set to 0, all tests are compiled as users' programs are.
 _OPTIMISATIONS = "JAX_DISABLE_MOST_OPTIMIZATIONS"
-_AS_USERS = ("kernels", "models", "test_scoring.py", "test_command.py")  # what is about numbers, and the main job
+_AS_USERS = ("kernels", "test_scoring.py", "test_command.py")  # what is about numbers, and the main job
 if _OPTIMISATIONS not in os.environ:
     os.environ[_OPTIMISATIONS] = "1"
     jax.config.update("jax_disable_most_optimizations", True)

@@ -86,7 +86,8 @@ def test_a_worker_times_itself_in_a_process_of_its_own():
 
 
 @pytest.mark.parametrize("make", [worker.three_seeds, worker.three_scored])
-def test_members_are_timed_side_by_side_too(make):
+def test_members_are_timed_side_by_side_too(make, monkeypatch):
+    monkeypatch.setattr(worker, "SCORING_REPEATS", 1)
     assert "(vmap)" in make(SHAPE)[1].name
     make(SHAPE)[1].run()  # an error of the process is raised
 
