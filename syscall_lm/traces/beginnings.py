@@ -16,6 +16,7 @@ from syscall_lm.traces.trace import Sequences
 
 SLOTS = 4  # states that a lane keeps; ADFA-LD and strace's captures are not told 1 % fewer calls with more
 SHORTEST = 8  # calls; beginnings that are shorter are computed anew
+LEAST = 0.05  # of all calls; if no more can be saved, all are computed
 FEWEST_EVENTS = 4  # that a step has room for; more are a power of two
 
 
@@ -80,10 +81,13 @@ def families(sequences: Sequences, most: int) -> Families:
     starts = np.zeros_like(lengths)
     loads: list[tuple[int, int]] = []
     keeps: list[tuple[int, int, int]] = []
+    together = np.diff(family, prepend=-1) == 0  # with the trace before
+    if common[together].sum() < LEAST * lengths.sum():
+        together[:], family = False, np.arange(len(order))
     lane = _Lane()
-    for place in range(len(order)) if common.any() else ():
+    for place in np.flatnonzero(together | np.append(together[1:], False)).tolist():
         start, state = 0, None
-        if place and family[place] == family[place - 1]:
+        if together[place]:
             start, state = lane.state_for(int(common[place]))
         else:
             lane = _Lane()
