@@ -173,18 +173,16 @@ class _Lane:
         for piece in reversed(self._path):
             if piece.start > calls:
                 continue
-            state = piece.state
-            if piece.start < calls:
-                state = _State(piece.place, piece.time + calls - piece.start)
-            if state is not None and self._is_kept(state):
-                return calls, state
+            within = _State(piece.place, piece.time + calls - piece.start)
+            if piece.start < calls and self._keep(within):
+                return calls, within
             calls = piece.start
-            if piece.state is not None and self._is_kept(piece.state):
+            if piece.state is not None and self._keep(piece.state):
                 return calls, piece.state
         return 0, None
 
-    def _is_kept(self, state: _State) -> bool:
-        """Whether a slot holds a state, or has been free since."""
+    def _keep(self, state: _State) -> bool:
+        """Sees to it that a slot holds a state until now; false if none has been free since."""
         state.is_new = state.slot < 0 or self._holds[state.slot] is not state
         if state.is_new:
             free = [slot for slot, needed in enumerate(self._needed) if needed < state.time]
